@@ -1,0 +1,1 @@
+"""The instruction set and the bundle format: what the compiler targets and the machine executes."""

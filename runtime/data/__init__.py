@@ -1,0 +1,1 @@
+"""Data: tokenizers, token sources, sample order and batches."""

@@ -1,0 +1,1 @@
+"""Transports: self, loopback, mpi and torch, behind one protocol."""

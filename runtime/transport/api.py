@@ -1,0 +1,105 @@
+"""What the runtime asks of a network: one small protocol, with one contract test suite for all that implement it.
+
+A `Transport` is this rank's view of the job. `Transport.groups` makes the communicators of the mesh axes, once, at
+start; a `Group` has the collectives of the instruction set, each in a start half that returns a `Handle` and a wait
+half. Every member of a group starts the same collectives in the same order; within a rank, waits may come in any order.
+
+Legend: n members, my index i. Tensors are on `Transport.device`, contiguous or not; results are new, contiguous
+tensors. Inputs must not be written to before the wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+DTYPES = (
+    torch.float32, torch.float64, torch.bfloat16, torch.float16,
+    torch.int64, torch.int32, torch.uint8, torch.bool,
+)  # fmt: skip
+"""Every dtype a transport moves. Sums are defined for all but bool; bfloat16 and float16 are summed in float32 and
+rounded once."""
+
+
+class TransportError(Exception):
+    """A collective failed or the network cannot be set up; the message names the operation."""
+
+
+class Handle(Protocol):
+    """A collective under way."""
+
+    def wait(self) -> Tensor:
+        """Block until it is done and return its result. Called exactly once."""
+        ...
+
+
+class Group(Protocol):
+    """The members of one mesh axis that this rank talks to, in axis order."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def index(self) -> int: ...
+
+    def all_gather(self, shard: Tensor) -> Handle:
+        """(r, ...) of equal shape on every member -> (n * r, ...), members in order."""
+        ...
+
+    def reduce_scatter(self, full: Tensor) -> Handle:
+        """(n * r, ...) -> (r, ...): the sum over members of their i-th block."""
+        ...
+
+    def all_reduce(self, x: Tensor) -> Handle:
+        """Any shape -> the same shape, summed. Bitwise the same on every member."""
+        ...
+
+    def all_to_all(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Handle:
+        """(sum(send), ...) -> (sum(receive), ...): the first send[0] rows go to member 0, and so on.
+
+        Any count may be zero. Rows arrive ordered by sending member.
+        """
+        ...
+
+    def broadcast(self, x: Tensor, root: int) -> Handle:
+        """Member `root`'s tensor to all; the others pass one of the same shape and dtype."""
+        ...
+
+
+class Transport(Protocol):
+    """One rank's connection to the job."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def groups(self, axes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Group]:
+        """Create and warm this rank's group for every axis.
+
+        `axes` maps an axis name to a partition of all ranks into groups (each a sequence of world ranks in axis
+        order, all of one size); it is equal on all ranks, and so is the order of its keys.
+        """
+        ...
+
+    def exchange(self, data: bytes) -> list[bytes]:
+        """Everybody's bytes, by rank: control messages, not tensors. Also a barrier."""
+        ...
+
+    def abort(self, code: int) -> None:
+        """End the whole job with exit code `code`, from any thread, without the help of the other ranks."""
+        ...
+
+    def close(self) -> None:
+        """Release communicators. Called by all ranks, when nothing is under way."""
+        ...
