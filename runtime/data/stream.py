@@ -1,0 +1,82 @@
+"""Token streams: a corpus as one long row of token ids, read in slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moec.runtime.errors import UserError
+
+Ids = NDArray[np.int64]
+
+
+class TokenStream(Protocol):
+    """A corpus of token ids; ids lie in 0..vocab - 1 of the model it was opened for."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: a path, or `builtin:python-docs`."""
+        ...
+
+    def __len__(self) -> int:
+        """Tokens in the whole stream."""
+        ...
+
+    def read(self, start: int, count: int) -> Ids:
+        """Tokens start..start + count - 1, int64 (count,); safe to call from several threads.
+
+        Raises:
+            IndexError: the slice does not lie within the stream.
+            UserError: a token id is not below the model's vocab.
+            InputOutputError: the storage failed.
+            IntegrityError: the storage does not hold what its index says.
+        """
+        ...
+
+
+class ArrayStream:
+    """A stream held in memory, in the smallest of three types that hold its ids."""
+
+    def __init__(self, name: str, pieces: Iterable[NDArray[np.integer]], vocab: int) -> None:
+        self.name = name
+        arrays = [_narrowed(piece) for piece in pieces]
+        self._tokens = np.concatenate(arrays) if arrays else np.empty(0, np.uint16)
+        check_ids(self._tokens, vocab, name)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def read(self, start: int, count: int) -> Ids:
+        """See `TokenStream.read`."""
+        check_slice(self, start, count)
+        return self._tokens[start : start + count].astype(np.int64)
+
+
+def check_slice(stream: TokenStream, start: int, count: int) -> None:
+    """Raises IndexError unless start..start + count - 1 lies within the stream."""
+    if start < 0 or count < 0 or start + count > len(stream):
+        raise IndexError(f"{stream.name} has {len(stream)} tokens; {count} from {start} on are not all there")
+
+
+def check_ids(tokens: NDArray[np.integer], vocab: int, name: str, first: int = 0) -> None:
+    """Raises UserError unless every id lies in 0..vocab - 1; tokens[0] is token `first` of the stream."""
+    if not len(tokens) or (tokens.min() >= 0 and tokens.max() < vocab):
+        return
+    place = int(np.argmax((tokens < 0) | (tokens >= vocab)))
+    raise UserError(
+        f"{name}: token {first + place} has id {tokens[place]}, but the model's vocab is {vocab}: "
+        f"its ids are 0 to {vocab - 1}"
+    )
+
+
+def _narrowed(ids: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The same ids in uint16, int32 or int64."""
+    if not len(ids):
+        return ids.astype(np.uint16)
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= 1 << 31:
+        return ids.astype(np.int64)
+    return ids.astype(np.uint16 if high < 1 << 16 else np.int32)
