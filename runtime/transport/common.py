@@ -1,0 +1,114 @@
+"""What all transports share: argument checks, partition checks, and the one definition of a sum.
+
+Every check runs before anything is sent, so a wrong argument is a `ValueError` on the rank that passed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from moec.runtime.transport.api import DTYPES
+
+HALVES = (torch.bfloat16, torch.float16)
+_MOVABLE = frozenset(DTYPES)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A collective that was over as soon as it began."""
+
+    result: Tensor
+
+    def wait(self) -> Tensor:
+        """The result, at once."""
+        return self.result
+
+
+def members_of(rank: int, world: int, axis: str, partition: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The group that holds `rank`; the partition must hold every rank once, in groups of one size."""
+    if sorted(chain.from_iterable(partition)) != list(range(world)):
+        raise ValueError(
+            f"axis {axis!r}: {partition} does not hold each of the ranks 0..{world - 1} exactly once"
+        )
+    if len({len(group) for group in partition}) != 1:
+        raise ValueError(f"axis {axis!r}: groups of different sizes in {partition}")
+    return next(tuple(group) for group in partition if rank in group)
+
+
+def groups_of(
+    rank: int, world: int, axes: Mapping[str, Sequence[Sequence[int]]]
+) -> dict[str, tuple[int, ...]]:
+    """`members_of` for every axis, in the order of the axes."""
+    return {axis: members_of(rank, world, axis, partition) for axis, partition in axes.items()}
+
+
+def check_moved(operation: str, x: Tensor, device: torch.device) -> None:
+    """`x` has a dtype that transports move, and is where the transport is."""
+    if x.dtype not in _MOVABLE:
+        raise ValueError(f"{operation}: {x.dtype} is not moved by transports")
+    if x.device != device:
+        raise ValueError(f"{operation}: the tensor is on {x.device}, the transport on {device}")
+
+
+def check_summed(operation: str, x: Tensor, device: torch.device) -> None:
+    """`check_moved`, and a sum is defined for the dtype."""
+    check_moved(operation, x, device)
+    if x.dtype == torch.bool:
+        raise ValueError(f"{operation}: sums of bool are not defined")
+
+
+def check_rows(operation: str, x: Tensor) -> None:
+    """`x` has a dim 0 to gather or scatter along."""
+    if x.dim() == 0:
+        raise ValueError(f"{operation}: a tensor without dims has no rows")
+
+
+def check_divides(operation: str, rows: int, size: int) -> None:
+    """`rows` can be cut into `size` equal blocks."""
+    if rows % size:
+        raise ValueError(f"{operation}: {rows} rows do not divide into {size} equal blocks")
+
+
+def check_exchange(x: Tensor, send: Sequence[int], receive: Sequence[int], size: int, index: int) -> None:
+    """The row counts of an all-to-all fit the tensor, the group, and each other on the diagonal."""
+    check_rows("all_to_all", x)
+    if len(send) != size or len(receive) != size:
+        raise ValueError(f"all_to_all: {len(send)} send and {len(receive)} receive counts for {size} members")
+    if min(send) < 0 or min(receive) < 0:
+        raise ValueError(f"all_to_all: negative row counts in {list(send)} or {list(receive)}")
+    if sum(send) != x.shape[0]:
+        raise ValueError(
+            f"all_to_all: send counts {list(send)} add up to {sum(send)}, the tensor has {x.shape[0]} rows"
+        )
+    if send[index] != receive[index]:
+        raise ValueError(
+            f"all_to_all: {send[index]} rows sent to myself, {receive[index]} expected from myself"
+        )
+
+
+def check_root(root: int, size: int) -> None:
+    """`root` is a member."""
+    if not 0 <= root < size:
+        raise ValueError(f"broadcast: root {root} in a group of {size} members")
+
+
+def sum_in_order(parts: Sequence[Tensor]) -> Tensor:
+    """((...), ...) of one shape -> (...): the sum in the order given; halves in float32, rounded once.
+
+    Every transport that adds by itself adds like this, so that they agree bitwise.
+    """
+    first, *rest = parts
+    total = first.to(torch.float32 if first.dtype in HALVES else first.dtype, copy=True)
+    for part in rest:
+        total.add_(part)
+    return total.to(first.dtype)
+
+
+def own_copy(x: Tensor) -> Tensor:
+    """A new contiguous tensor with the values of `x`, outside autograd."""
+    return x.detach().clone(memory_format=torch.contiguous_format)

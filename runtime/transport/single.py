@@ -1,0 +1,89 @@
+"""`self`: a job of one rank. The other transports use its group for axes of size one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from moec.runtime.transport.api import Group
+from moec.runtime.transport.common import (
+    Ready,
+    check_exchange,
+    check_moved,
+    check_root,
+    check_rows,
+    check_summed,
+    groups_of,
+    own_copy,
+)
+
+
+class SingleGroup:
+    """A group whose only member is this rank: every collective is a copy."""
+
+    size = 1
+    index = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def all_gather(self, shard: Tensor) -> Ready:
+        """(r, ...) -> (r, ...)."""
+        check_rows("all_gather", shard)
+        check_moved("all_gather", shard, self._device)
+        return Ready(own_copy(shard))
+
+    def reduce_scatter(self, full: Tensor) -> Ready:
+        """(r, ...) -> (r, ...)."""
+        check_rows("reduce_scatter", full)
+        check_summed("reduce_scatter", full, self._device)
+        return Ready(own_copy(full))
+
+    def all_reduce(self, x: Tensor) -> Ready:
+        """Any shape -> the same shape."""
+        check_summed("all_reduce", x, self._device)
+        return Ready(own_copy(x))
+
+    def all_to_all(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Ready:
+        """(r, ...) -> (r, ...), where `send` and `receive` are both [r]."""
+        check_exchange(x, send, receive, self.size, self.index)
+        check_moved("all_to_all", x, self._device)
+        return Ready(own_copy(x))
+
+    def broadcast(self, x: Tensor, root: int) -> Ready:
+        """Any shape -> the same shape."""
+        check_root(root, self.size)
+        check_moved("broadcast", x, self._device)
+        return Ready(own_copy(x))
+
+
+class SingleTransport:
+    """One rank, no network."""
+
+    name = "self"
+    rank = 0
+    world = 1
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+
+    def groups(self, axes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Group]:
+        """A group of one for every axis."""
+        return {axis: SingleGroup(self.device) for axis in groups_of(self.rank, self.world, axes)}
+
+    def exchange(self, data: bytes) -> list[bytes]:
+        """[data]."""
+        return [data]
+
+    def abort(self, code: int) -> None:
+        """End this process with `code`, from any thread, without unwinding."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def close(self) -> None:
+        """Nothing to release."""
