@@ -13,7 +13,7 @@ BUILTIN = "builtin:python-docs"
 DEFAULT_FIELD = "text"
 SUFFIXES = frozenset({".txt", ".text", ".md", ".rst", ".jsonl"})  # of the files taken from a directory
 MAX_TEXT_BYTES = (
-    4 << 30
+    1 << 30
 )  # a text corpus is tokenised into memory by every rank; larger ones go through .bin/.idx
 MAX_LINE_BYTES = 64 << 20
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +35,11 @@ class Tokenizer(Protocol):
     """Text to token ids."""
 
     @property
+    def vocab(self) -> int:
+        """One more than the highest id it can give, end of document included."""
+        ...
+
+    @property
     def end_of_document(self) -> int:
         """The id that stands between two documents."""
         ...
@@ -45,6 +52,7 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """One token per byte of UTF-8, ids 0..255, and 256 between documents."""
 
+    vocab = 257
     end_of_document = 256
 
     def encode(self, text: str) -> NDArray[np.integer]:
@@ -61,14 +69,18 @@ class JsonTokenizer:
     """
 
     def __init__(self, path: Path, end_of_document: str | None = None) -> None:
+        self._path = path
         self._tokenizer = _load(path)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self.vocab = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
         self.end_of_document = _end_of_document(self._tokenizer, path, end_of_document)
 
     def encode(self, text: str) -> NDArray[np.integer]:
         """See `Tokenizer.encode`."""
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        with _errors_as_ours(f"{self._path} cannot encode a document"):
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return np.asarray(encoding.ids, dtype=np.int64)
 
 
 def open_tokenizer(value: str | None = None, end_of_document: str | None = None) -> Tokenizer:
@@ -99,10 +111,19 @@ def _load(path: Path) -> tokenizers.Tokenizer:
         content = path.read_bytes()
     except OSError as error:
         raise InputOutputError(f"cannot read {path}: {error.strerror}") from error
-    try:
+    with _errors_as_ours(f"{path} is not a Hugging Face tokenizer.json"):
         return tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:
-        raise UserError(f"{path} is not a Hugging Face tokenizer.json: {error}") from error
+
+
+@contextmanager
+def _errors_as_ours(message: str) -> Iterator[None]:
+    """The tokenizers library raises bare `Exception`, and its Rust side panics past that."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{message}: {error}") from error
 
 
 def _end_of_document(tokenizer: tokenizers.Tokenizer, path: Path, wanted: str | None) -> int:
