@@ -90,6 +90,11 @@ class Transport(Protocol):
         ...
 
     @property
+    def library(self) -> str:
+        """The software that carries it and its version, for messages and records."""
+        ...
+
+    @property
     def rank(self) -> int:
         """This process among all of the job, from 0."""
         ...

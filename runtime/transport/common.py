@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import prod
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ def groups_of(
 ) -> dict[str, tuple[int, ...]]:
     """`members_of` for every axis, in the order of the axes."""
     return {axis: members_of(rank, world, axis, partition) for axis, partition in axes.items()}
+
+
+def row_bytes(x: Tensor) -> int:
+    """Bytes of one row along dim 0, which may have none; of the one element if there are no dims."""
+    return x.element_size() * prod(x.shape[1:])
 
 
 def check_moved(operation: str, x: Tensor, device: torch.device) -> None:
@@ -103,8 +109,11 @@ def sum_in_order(parts: Sequence[Tensor]) -> Tensor:
     Every transport that adds by itself adds like this, so that they agree bitwise.
     """
     first, *rest = parts
-    total = first.to(torch.float32 if first.dtype in HALVES else first.dtype, copy=True)
-    for part in rest:
+    wide = first.float() if first.dtype in HALVES else first
+    if not rest:
+        return own_copy(first)
+    total = wide + rest[0]
+    for part in rest[1:]:
         total.add_(part)
     return total.to(first.dtype)
 

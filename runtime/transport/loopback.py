@@ -248,6 +248,7 @@ class LoopbackTransport:
     """One rank of a job whose ranks are threads of this process; made by `run_ranks`."""
 
     name = "loopback"
+    library = f"torch {torch.__version__}"
     device = CPU
 
     def __init__(self, job: _Job, rank: int) -> None:

@@ -65,6 +65,7 @@ class SingleTransport:
     """One rank, no network."""
 
     name = "self"
+    library = f"torch {torch.__version__}"
     rank = 0
     world = 1
 

@@ -1,0 +1,449 @@
+"""The contract of `moec.runtime.transport.api`, checked from inside a job.
+
+    python contract.py self
+    python contract.py loopback 1 2 3 4
+    mpirun -n 4 python contract.py mpi
+
+Every check runs on every rank. References are computed from what all ranks pass, which every rank can draw for
+itself, with plain torch and no transport. A check that fails ends the job with a traceback; rank 0 prints one JSON
+line a job when all have passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from moec.runtime.transport import make_transport
+from moec.runtime.transport.api import DTYPES, Group, Handle, Transport
+from moec.runtime.transport.loopback import run_ranks
+
+SUMMABLE = tuple(dtype for dtype in DTYPES if dtype != torch.bool)
+SHAPES = ((5,), (4, 3), (2, 3, 4), (0, 3), (3, 0), (1,))
+MEMBER_ORDER = ("self", "loopback", "mpi")  # their all-reduces add in member order as well
+UNIT_ROUNDOFF = {torch.float32: 2**-24, torch.float64: 2**-53, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+
+
+@dataclass
+class Job:
+    """This rank, its groups, and the partition that each of them comes from."""
+
+    transport: Transport
+    axes: dict[str, list[list[int]]]
+    groups: dict[str, Group]
+    collectives: int = 0
+    members: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rank = self.transport.rank
+        self.members = {axis: next(g for g in groups if rank in g) for axis, groups in self.axes.items()}
+
+    def each_axis(self) -> Iterator[tuple[Group, list[int]]]:
+        for axis, group in self.groups.items():
+            yield group, self.members[axis]
+
+    def draw(self, rank: int, shape: Sequence[int], dtype: torch.dtype, seed: int = 0) -> Tensor:
+        """What `rank` passes; on the transport's device."""
+        return draw(rank, shape, dtype, seed).to(self.transport.device)
+
+
+def draw(rank: int, shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 * seed + rank)
+    if dtype == torch.bool:
+        return torch.randint(0, 2, tuple(shape), generator=generator, dtype=torch.uint8).bool()
+    if dtype.is_floating_point:
+        return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(dtype)
+    low = 0 if dtype == torch.uint8 else -(2**30)  # sums of uint8 wrap, those of int32 as well
+    return torch.randint(low, 2**8 if dtype == torch.uint8 else 2**30, tuple(shape), generator=generator).to(dtype)
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same values behind other strides: every second element of a larger tensor, dims reversed in memory."""
+    if x.dim() == 0:
+        return x
+    spread = x.new_zeros([2 * size for size in reversed(x.shape)]).permute(*reversed(range(x.dim())))
+    spread = spread[tuple(slice(None, None, 2) for _ in x.shape)]
+    spread.copy_(x)
+    return spread
+
+
+def same(result: Tensor, expected: Tensor) -> None:
+    """Bitwise equal, of the same shape and dtype, contiguous, outside autograd."""
+    assert result.shape == expected.shape, (result.shape, expected.shape)
+    assert result.dtype == expected.dtype, (result.dtype, expected.dtype)
+    assert result.device == expected.device
+    assert result.is_contiguous()
+    assert not result.requires_grad
+    assert torch.equal(result, expected), (result, expected)
+
+
+def sum_in_member_order(parts: Sequence[Tensor]) -> Tensor:
+    """The sum as documented: one member after the other, halves in float32 and rounded once."""
+    wide = torch.float32 if parts[0].dtype in (torch.bfloat16, torch.float16) else parts[0].dtype
+    total = parts[0].to(wide)
+    for part in parts[1:]:
+        total = total + part.to(wide)
+    return total.to(parts[0].dtype)
+
+
+def near_sum(result: Tensor, parts: Sequence[Tensor]) -> None:
+    """Within the error of any order of summation: one rounding to the dtype, n in the arithmetic it is made in."""
+    dtype = parts[0].dtype
+    if not dtype.is_floating_point:
+        same(result, sum_in_member_order(parts))
+        return
+    stacked = torch.stack([part.double() for part in parts])
+    arithmetic = UNIT_ROUNDOFF[torch.float64 if dtype == torch.float64 else torch.float32]
+    allowed = UNIT_ROUNDOFF[dtype] * 1.01 * stacked.sum(0).abs() + len(parts) * arithmetic * stacked.abs().sum(0)
+    assert result.shape == parts[0].shape
+    assert result.dtype == dtype
+    assert result.is_contiguous()
+    assert ((result.double() - stacked.sum(0)).abs() <= allowed).all(), (result, stacked.sum(0))
+
+
+# --- the checks ---
+
+
+def ranks_and_messages(job: Job) -> None:
+    """Everybody has a rank of its own; bytes of any size arrive by rank."""
+    transport = job.transport
+    assert transport.exchange(b"%d" % transport.rank) == [b"%d" % rank for rank in range(transport.world)]
+    for scale in (0, 1, 100_000):
+        sizes = [scale * (rank % 3) for rank in range(transport.world)]
+        mine = bytes([transport.rank]) * sizes[transport.rank]
+        assert transport.exchange(mine) == [bytes([rank]) * size for rank, size in enumerate(sizes)]
+
+
+def places_in_groups(job: Job) -> None:
+    """A group's size and my index in it are those of the partition, whatever the order of its members."""
+    for group, members in job.each_axis():
+        assert group.size == len(members)
+        assert members[group.index] == job.transport.rank
+
+
+def gathers(job: Job) -> None:
+    """all_gather of every dtype and shape, strided or not, is the concatenation in member order."""
+    for group, members in job.each_axis():
+        for dtype in DTYPES:
+            for shape in SHAPES:
+                x = job.draw(job.transport.rank, shape, dtype)
+                expected = torch.cat([job.draw(rank, shape, dtype) for rank in members])
+                same(group.all_gather(x).wait(), expected)
+                same(group.all_gather(strided(x)).wait(), expected)
+
+
+def scattered_sums(job: Job) -> None:
+    """reduce_scatter of every dtype is the sum of the members' blocks, in member order, bit for bit."""
+    for group, members in job.each_axis():
+        for dtype in SUMMABLE:
+            for rows, *row in SHAPES:
+                shape = (rows * group.size, *row)
+                parts = [job.draw(rank, shape, dtype) for rank in members]
+                blocks = [part[group.index * rows : (group.index + 1) * rows] for part in parts]
+                for x in (parts[group.index], strided(parts[group.index])):
+                    result = group.reduce_scatter(x).wait()
+                    near_sum(result, blocks)
+                    if job.transport.name != "nccl":
+                        same(result, sum_in_member_order(blocks))
+
+
+def sums(job: Job) -> None:
+    """all_reduce of every dtype and shape, small and large, is the sum, with the same bits on every member."""
+    for group, members in job.each_axis():
+        for dtype in SUMMABLE:
+            for shape in ((), *SHAPES, (257, 67)):
+                parts = [job.draw(rank, shape, dtype) for rank in members]
+                for x in (parts[group.index], strided(parts[group.index])):
+                    result = group.all_reduce(x).wait()
+                    near_sum(result, parts)
+                    if job.transport.name in MEMBER_ORDER:
+                        same(result, sum_in_member_order(parts))
+                same_on_all(job, members, result)
+
+
+def same_on_all(job: Job, members: Sequence[int], result: Tensor) -> None:
+    digest = hashlib.sha256(result.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).digest()
+    everybody = job.transport.exchange(digest)
+    assert len({everybody[rank] for rank in members}) == 1
+
+
+def half_sums_round_once(job: Job) -> None:
+    """1 + 7 * 2^-9 is lost term by term in bfloat16, and kept in float32 until the one rounding."""
+    for group, members in job.each_axis():
+        for dtype, step in ((torch.bfloat16, 2**-9), (torch.float16, 2**-12)):
+            mine = torch.full((group.size,), 1.0 if group.index == 0 else step, dtype=dtype)
+            expected = torch.tensor(1.0 + step * (len(members) - 1)).to(dtype).to(job.transport.device)
+            x = mine.to(job.transport.device)
+            same(group.all_reduce(x).wait(), expected.expand(group.size).contiguous())
+            same(group.reduce_scatter(x).wait(), expected.reshape(1))
+
+
+def exchange_counts(size: int, seed: int, most: int = 4) -> list[list[int]]:
+    """counts[i][j] rows from member i to member j; many are zero, and with luck a whole row or column."""
+    generator = random.Random(seed)
+    counts = [[generator.choice((0, 0, generator.randint(1, most))) for _ in range(size)] for _ in range(size)]
+    silent = generator.randrange(size)
+    return [[0] * size if i == silent else row for i, row in enumerate(counts)] if seed % 2 else counts
+
+
+def exchanged(job: Job, members: Sequence[int], counts: list[list[int]], row: Sequence[int], dtype: torch.dtype,
+              seed: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(what I send, what I shall receive)."""
+    me = members.index(job.transport.rank)
+    sent = [job.draw(rank, (sum(counts[i]), *row), dtype, seed) for i, rank in enumerate(members)]
+    blocks = [x.split(counts[i]) for i, x in enumerate(sent)]
+    return sent[me], torch.cat([theirs[me] for theirs in blocks]).reshape(-1, *row) if 0 not in row else sent[
+        me
+    ].new_empty((sum(counts[i][me] for i in range(len(members))), *row))
+
+
+def all_to_alls(job: Job) -> None:
+    """Uneven and empty exchanges of every dtype; rows of one element, of several dims, and of no bytes."""
+    for group, members in job.each_axis():
+        for seed, dtype in enumerate(DTYPES * 2):
+            for row in ((), (3,), (2, 2), (0,)):
+                counts = exchange_counts(group.size, seed)
+                x, expected = exchanged(job, members, counts, row, dtype, seed)
+                send, receive = counts[group.index], [theirs[group.index] for theirs in counts]
+                same(group.all_to_all(x, send, receive).wait(), expected)
+                same(group.all_to_all(strided(x), tuple(send), tuple(receive)).wait(), expected)
+
+
+def nobody_sends(job: Job) -> None:
+    """An exchange of no rows at all, as when no token is routed."""
+    for group, _ in job.each_axis():
+        none = [0] * group.size
+        x = torch.empty((0, 3), device=job.transport.device)
+        same(group.all_to_all(x, none, none).wait(), x)
+
+
+def broadcasts(job: Job) -> None:
+    """Each member in turn is the root."""
+    for group, members in job.each_axis():
+        for root, rank in enumerate(members):
+            for dtype in DTYPES:
+                for shape in ((), *SHAPES):
+                    x = strided(job.draw(job.transport.rank, shape, dtype))
+                    same(group.broadcast(x, root).wait(), job.draw(rank, shape, dtype))
+
+
+def results_are_new(job: Job) -> None:
+    """Writing to a result changes neither input, and autograd does not see through a collective."""
+    for group, _ in job.each_axis():
+        x = job.draw(0, (group.size, 2), torch.float32).requires_grad_()
+        before = x.detach().clone()
+        rows = [1] * group.size
+        handles = [group.all_gather(x), group.reduce_scatter(x), group.all_reduce(x),
+                   group.all_to_all(x, rows, rows), group.broadcast(x, 0)]  # fmt: skip
+        for handle in handles:
+            result = handle.wait()
+            assert not result.requires_grad
+            result.fill_(7.0)
+        assert torch.equal(x, before)
+
+
+def waits_in_any_order(job: Job) -> None:
+    """Collectives of several axes and sizes under way at once, waited for in an order of each rank's own."""
+    started: list[tuple[Handle, Tensor]] = []
+    for group, members in job.each_axis():
+        for size in (1, 40_000):
+            parts = [job.draw(rank, (size,), torch.int64) for rank in members]
+            started.append((group.all_reduce(parts[group.index]), sum_in_member_order(parts)))
+            started.append((group.all_gather(parts[group.index]), torch.cat(parts)))
+    random.Random(job.transport.rank).shuffle(started)
+    for handle, expected in started:
+        same(handle.wait(), expected)
+
+
+def waits_do_not_need_waits(job: Job) -> None:
+    """A collective ends once all have started it, also while another member waits for something else.
+
+    Member 0 waits for the sum on one axis before it starts the gather on another; all others wait for the gather
+    before the sum.
+    """
+    one, other = job.groups["world"], job.groups["reversed"]
+    parts = [job.draw(rank, (40_000,), torch.int32) for rank in range(job.transport.world)]
+    mine = parts[job.transport.rank]
+    handle = one.all_reduce(mine)
+    if job.transport.rank == 0:
+        total, gathered = handle.wait(), other.all_gather(mine).wait()
+    else:
+        gathered, total = other.all_gather(mine).wait(), handle.wait()
+    same(total, sum_in_member_order(parts))
+    same(gathered, torch.cat(parts[::-1]))
+
+
+def messages_do_not_need_waits(job: Job) -> None:
+    """The same with an exchange of messages in the place of the gather."""
+    parts = [job.draw(rank, (40_000,), torch.int32) for rank in range(job.transport.world)]
+    handle = job.groups["world"].all_reduce(parts[job.transport.rank])
+    if job.transport.rank == 0:
+        total, messages = handle.wait(), job.transport.exchange(b"now")
+    else:
+        messages, total = job.transport.exchange(b"now"), handle.wait()
+    same(total, sum_in_member_order(parts))
+    assert messages == [b"now"] * job.transport.world
+
+
+def wrong_arguments(job: Job) -> None:
+    """A wrong argument is a ValueError before anything is sent: the group is as good as before."""
+    for group, _ in job.each_axis():
+        x = torch.ones((2 * group.size, 2), device=job.transport.device)
+        n = group.size
+        refused = [
+            lambda: group.all_gather(x[0, 0]),
+            lambda: group.all_gather(x.to(torch.complex64)),
+            lambda: group.all_gather(x.to("meta")),
+            lambda: group.all_reduce(x > 0),
+            lambda: group.reduce_scatter(x > 0),
+            lambda: group.all_to_all(x, [1] * n, [1] * n),
+            lambda: group.all_to_all(x, [2] * (n + 1), [2] * n),
+            lambda: group.all_to_all(x, [2] * n, [2] * (n - 1)),
+            lambda: group.all_to_all(x, [2 * n + 1] + [0] * (n - 2) + [-1] * (n > 1), [0] * n),
+            lambda: group.broadcast(x, n),
+            lambda: group.broadcast(x, -1),
+        ]
+        if n > 1:
+            refused.append(lambda: group.reduce_scatter(x[1:]))
+        for call in refused:
+            raises_value_error(call)
+        same(group.all_reduce(x).wait(), x * n)
+
+
+def raises_value_error(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except ValueError:
+        return
+    raise AssertionError("accepted")
+
+
+def wrong_partitions(job: Job) -> None:
+    """An axis whose groups do not hold each rank once, or differ in size, is refused."""
+    everybody = list(range(job.transport.world))
+    for partition in ([everybody[1:]], [everybody, [0]], [[*everybody, job.transport.world]], [[0], everybody[1:], []]):
+        raises_value_error(lambda partition=partition: job.transport.groups({"wrong": partition}))
+
+
+def random_program(job: Job) -> None:
+    """200 collectives drawn from one seed, at most 8 under way, each waited for when this rank's own dice say so."""
+    program, dice = random.Random(1), random.Random(job.transport.rank)
+    under_way: list[tuple[Handle, Callable[[Tensor], None]]] = []
+    for step in range(200):
+        under_way.append(random_collective(job, program, step))
+        while under_way and (len(under_way) > 8 or dice.random() < 0.4):
+            handle, check = under_way.pop(dice.randrange(len(under_way)))
+            check(handle.wait())
+    for handle, check in under_way:
+        check(handle.wait())
+
+
+def random_collective(job: Job, program: random.Random, step: int) -> tuple[Handle, Callable[[Tensor], None]]:
+    axis = program.choice(sorted(job.groups))
+    group, members = job.groups[axis], job.members[axis]
+    kind = program.choice(("gather", "scatter", "reduce", "exchange", "broadcast"))
+    dtype = program.choice(SUMMABLE if kind in ("scatter", "reduce") else DTYPES)
+    rows, row = program.choice((0, 1, 7, 500)), program.choice(((), (3,), (2, 5)))
+    root, seed = program.randrange(group.size), program.randrange(10**6)
+    if kind == "exchange":
+        counts = exchange_counts(group.size, seed, most=rows + 1)
+        x, expected = exchanged(job, members, counts, row, dtype, step)
+        receive = [theirs[group.index] for theirs in counts]
+        return group.all_to_all(x, counts[group.index], receive), lambda result: same(result, expected)
+    shape = (rows * group.size if kind == "scatter" else rows, *row)
+    parts = [job.draw(rank, shape, dtype, step) for rank in members]
+    mine = strided(parts[group.index]) if step % 2 else parts[group.index]
+    match kind:
+        case "gather":
+            return group.all_gather(mine), lambda result: same(result, torch.cat(parts))
+        case "broadcast":
+            return group.broadcast(mine, root), lambda result: same(result, parts[root])
+        case "reduce":
+            return group.all_reduce(mine), lambda result: near_sum(result, parts)
+        case _:
+            blocks = [part[group.index * rows : (group.index + 1) * rows] for part in parts]
+            return group.reduce_scatter(mine), lambda result: near_sum(result, blocks)
+
+
+CHECKS: tuple[Callable[[Job], None], ...] = (
+    ranks_and_messages,
+    places_in_groups,
+    gathers,
+    scattered_sums,
+    sums,
+    half_sums_round_once,
+    all_to_alls,
+    nobody_sends,
+    broadcasts,
+    results_are_new,
+    waits_in_any_order,
+    waits_do_not_need_waits,
+    messages_do_not_need_waits,
+    wrong_arguments,
+    wrong_partitions,
+    random_program,
+)
+
+
+def partitions(world: int) -> dict[str, list[list[int]]]:
+    """All ranks, in both orders; each rank alone; and the rows and columns of the squarest mesh."""
+    ranks = list(range(world))
+    columns = next(width for width in range(int(world**0.5), 0, -1) if world % width == 0)
+    return {
+        "world": [ranks],
+        "reversed": [ranks[::-1]],
+        "alone": [[rank] for rank in ranks],
+        "row": [ranks[start : start + columns] for start in range(0, world, columns)],
+        "column": [ranks[start::columns] for start in range(columns)],
+    }
+
+
+def check_all(transport: Transport) -> list[str]:
+    """Run every check and return their names."""
+    torch.set_num_threads(1)
+    axes = partitions(transport.world)
+    job = Job(transport, axes, transport.groups(axes))
+    for check in CHECKS:
+        run_check(job, check)
+    transport.close()
+    return [check.__name__ for check in CHECKS]
+
+
+def run_check(job: Job, check: Callable[[Job], None]) -> None:
+    try:
+        check(job)
+    except BaseException:
+        print(f"rank {job.transport.rank}: {check.__name__}", file=sys.stderr)
+        traceback.print_exc()
+        if job.transport.name != "loopback":
+            job.transport.abort(1)
+        raise
+    job.transport.exchange(check.__name__.encode())
+
+
+def report(name: str, world: int, passed: list[str]) -> None:
+    print(json.dumps({"transport": name, "world": world, "passed": passed}), flush=True)
+
+
+def main(name: str, *worlds: str) -> None:
+    if name == "loopback":
+        for world in map(int, worlds):
+            report(name, world, run_ranks(world, check_all)[0])
+        return
+    transport = make_transport(name)
+    rank, world = transport.rank, transport.world
+    passed = check_all(transport)
+    if rank == 0:
+        report(transport.name, world, passed)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
