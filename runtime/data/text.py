@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data import topics
@@ -12,9 +13,7 @@ from moec.runtime.errors import InputOutputError, UserError
 BUILTIN = "builtin:python-docs"
 DEFAULT_FIELD = "text"
 SUFFIXES = frozenset({".txt", ".text", ".md", ".rst", ".jsonl"})  # of the files taken from a directory
-MAX_TEXT_BYTES = (
-    1 << 30
-)  # a text corpus is tokenised into memory by every rank; larger ones go through .bin/.idx
+MAX_TEXT_BYTES = 1 << 30  # every rank tokenises a text corpus into memory; larger ones go through .bin/.idx
 MAX_LINE_BYTES = 64 << 20
 
 
@@ -44,22 +43,22 @@ def documents(data: str) -> Iterator[str]:
 def _files(data: str) -> list[tuple[Path, str]]:
     """The files of a corpus, each with the field that holds its text."""
     path = Path(data)
-    if path.is_dir():
+    if os.path.isdir(data):  # false as well where Path.is_dir raises
         found = sorted(file for file in path.rglob("*") if _is_corpus_file(file, path))
         if not found:
             raise UserError(f"{data} holds no file that ends in {', '.join(sorted(SUFFIXES))}")
         return [(file, DEFAULT_FIELD) for file in found]
-    if path.is_file():
+    if os.path.isfile(data):
         return [(path, DEFAULT_FIELD)]
     name, separator, field = data.rpartition(":")
-    if separator and field and name.endswith(".jsonl") and Path(name).is_file():
+    if separator and field and name.endswith(".jsonl") and os.path.isfile(name):
         return [(Path(name), field)]
     raise UserError(f"no data at {data}: neither {BUILTIN} nor a file or directory")
 
 
 def _is_corpus_file(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.suffix in SUFFIXES and not hidden and file.is_file()
+    return file.suffix in SUFFIXES and not hidden and os.path.isfile(file)
 
 
 def _check_size(data: str, files: list[Path]) -> None:

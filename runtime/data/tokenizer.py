@@ -97,11 +97,11 @@ def open_tokenizer(value: str | None = None, end_of_document: str | None = None)
             raise UserError("the byte tokenizer has its own end of document, 256; another cannot be given")
         return ByteTokenizer()
     path = Path(value)
-    return JsonTokenizer(path / "tokenizer.json" if path.is_dir() else path, end_of_document)
+    return JsonTokenizer(path / "tokenizer.json" if os.path.isdir(value) else path, end_of_document)
 
 
 def _load(path: Path) -> tokenizers.Tokenizer:
-    if not path.is_file():
+    if not os.path.isfile(path):  # false as well where Path.is_file raises
         raise UserError(
             f"no tokenizer at {path}: `bytes`, a tokenizer.json or a directory with one is expected"
         )
