@@ -14,7 +14,7 @@ SEEDS = st.integers(0, 2**64)
 
 
 def order(samples: int, seed: int, epoch: int = 0) -> list[int]:
-    return permute(np.arange(samples), samples, seed, epoch).tolist()
+    return list(map(int, permute(np.arange(samples), samples, seed, epoch)))
 
 
 @settings(deadline=None, max_examples=300)
