@@ -1,0 +1,1 @@
+"""Build: from a checked model to reference graphs."""

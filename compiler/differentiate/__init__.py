@@ -1,0 +1,1 @@
+"""Differentiate: a partitioned region -> a forward and a backward graph."""

@@ -1,0 +1,150 @@
+"""Trace a partitioned region's forward and backward into one joint graph of torch and moec operations.
+
+torch's own tracing does it: `make_fx` over the region and `autograd.grad` of it, on fake tensors. Our operations have
+autograd formulas, so their backward is traced too, collectives included. Model-level operations are traced away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.autograd.graph import Node as GradNode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from moec.dsl.spec import NOWHERE, Origin
+
+from ..graph import ORIGIN, PartitionedRegion, fake_mode, origin, value
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Forward and backward in one graph.
+
+    Its placeholders are parameters, inputs and output gradients, in the region's order; it returns outputs, parameter
+    gradients and input gradients. What it returns is read from the graph, which passes may edit.
+    """
+
+    region: PartitionedRegion
+    graph: fx.Graph
+    parameters: tuple[fx.Node, ...]
+    inputs: tuple[fx.Node, ...]
+    output_grads: dict[str, fx.Node]  # of differentiable outputs; empty where only forward was traced
+
+    @property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        return self._returned()[: len(self.region.outputs)]
+
+    @property
+    def parameter_grads(self) -> tuple[fx.Node, ...]:
+        first = len(self.region.outputs)
+        return self._returned()[first : first + len(self.parameters)]
+
+    @property
+    def input_grads(self) -> dict[str, fx.Node]:
+        """Gradients of the differentiable inputs."""
+        names = [name for name in self.region.inputs if name in self.region.differentiable]
+        grads = self._returned()[len(self.region.outputs) + len(self.parameters) :]
+        return dict(zip(names, grads, strict=False))
+
+    def _returned(self) -> tuple[fx.Node, ...]:
+        (returned,) = self.graph.output_node().args
+        assert isinstance(returned, list | tuple)
+        return tuple(returned)  # type: ignore[arg-type]
+
+
+def trace_joint(region: PartitionedRegion) -> Joint:
+    """Trace `region` and its backward, for gradients of its differentiable outputs."""
+    outputs = [name for name in region.outputs if name in region.differentiable]
+    inputs = [name for name in region.inputs if name in region.differentiable]
+    interpreter = _Annotating(region)
+
+    def joint(parameters: list[Tensor], values: list[Tensor], grads: list[Tensor]) -> list[Any]:
+        results = interpreter.run(*parameters, *values)
+        by_name = dict(zip(region.outputs, results, strict=True))
+        given = dict(zip(region.inputs, values, strict=True))
+        wrt = [*parameters, *(given[name] for name in inputs)]
+        found = torch.autograd.grad(
+            [by_name[name] for name in outputs], wrt, grads, allow_unused=True, materialize_grads=True
+        )
+        return [*results, *found]
+
+    with fake_mode(), fx.traceback.preserve_node_meta():
+        args = _fresh_arguments(region, outputs)
+        traced = make_fx(joint, tracing_mode="symbolic")(*args)
+    return _joint(region, traced.graph, outputs)
+
+
+def trace_forward(region: PartitionedRegion) -> Joint:
+    """Trace `region` alone: a program that only reads the model out."""
+    interpreter = _Annotating(region)
+
+    def forward(parameters: list[Tensor], values: list[Tensor]) -> list[Any]:
+        return list(interpreter.run(*parameters, *values))
+
+    with fake_mode(), torch.no_grad(), fx.traceback.preserve_node_meta():
+        parameters, values, _ = _fresh_arguments(region, [])
+        traced = make_fx(forward, tracing_mode="symbolic")(parameters, values)
+    return _joint(region, traced.graph, None)
+
+
+def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str] | None) -> Joint:
+    """Name the parts of a traced graph. `outputs`: the differentiable ones, None where only forward was traced."""
+    for node in graph.nodes:
+        node.meta[ORIGIN] = node.meta.pop("custom", {}).get(ORIGIN, NOWHERE)
+    graph.set_codegen(fx.graph.CodeGen())  # flat arguments, as they are
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    parameters, values = len(region.parameters), len(region.inputs)
+    return Joint(
+        region=region,
+        graph=graph,
+        parameters=tuple(placeholders[:parameters]),
+        inputs=tuple(placeholders[parameters : parameters + values]),
+        output_grads=dict(zip(outputs or (), placeholders[parameters + values :], strict=True)),
+    )
+
+
+class _Annotating(fx.Interpreter):
+    """Runs a region under tracing, so that traced nodes learn which `.moe` line they are for, in backward too."""
+
+    def __init__(self, region: PartitionedRegion) -> None:
+        super().__init__(torch.nn.Module(), garbage_collect_values=False, graph=region.graph)
+        self.seen: set[GradNode] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        with fx.traceback.annotate({ORIGIN: origin(n)}):
+            result = super().run_node(n)
+        for leaf in torch.utils._pytree.tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+                self._mark(leaf.grad_fn, origin(n))
+        return result
+
+    def _mark(self, newest: GradNode, at: Origin) -> None:
+        """The autograd nodes that this operation added say, when backward reaches them, where they come from."""
+        pending: list[GradNode | None] = [newest]
+        while pending:
+            node = pending.pop()
+            if node is None or node in self.seen:
+                continue
+            self.seen.add(node)
+            node.register_prehook(lambda _: fx.traceback.current_meta.update(custom={ORIGIN: at}))
+            pending.extend(following for following, _ in node.next_functions)
+
+
+def _fresh_arguments(
+    region: PartitionedRegion, outputs: list[str]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def fresh(node_value: Any, grad: bool) -> Tensor:
+        return torch.empty(node_value.shape, dtype=node_value.dtype).requires_grad_(grad)
+
+    values = dict(zip(region.outputs, (value(n) for n in region.output_nodes()), strict=True))
+    return (
+        [fresh(value(node), True) for node in region.parameter_nodes()],
+        [
+            fresh(value(node), name in region.differentiable)
+            for name, node in zip(region.inputs, region.input_nodes(), strict=True)
+        ],
+        [fresh(values[name], False) for name in outputs],
+    )

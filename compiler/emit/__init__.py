@@ -1,0 +1,1 @@
+"""Emit: graphs -> programs -> a bundle on disk."""

@@ -1,0 +1,1 @@
+"""Passes: one a file. A pass keeps the level of its graph, applies what the plan decided, and decides nothing."""

@@ -1,0 +1,38 @@
+"""Which layout an operation needs its arguments in. One table, read by the pass that joins layouts and its verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx
+
+from moec.runtime.abi.mesh import Mesh
+
+from .. import model_ops
+from ..graph import layout
+from ..layout import AtExperts, Batch, Layout, Partial, Whole
+
+
+def required(node: fx.Node, mesh: Mesh) -> Iterator[tuple[int, Layout]]:
+    """(argument position, layout) for every argument of `node` that needs one in particular."""
+    if node.target is model_ops.expert_mm and isinstance(layout(node), AtExperts):
+        yield 0, layout(node)
+        yield 2, layout(node)
+    elif node.target is model_ops.combine and mesh.expert > 1:
+        yield 0, Batch()
+    elif node.target is model_ops.balance_loss:
+        yield 0, Whole()
+
+
+def equal(a: Layout, b: Layout, mesh: Mesh) -> bool:
+    """Whether a value in layout `a` is one in layout `b` as it is, on this mesh."""
+    return a == b or (isinstance(a, Partial) and isinstance(b, Whole) and mesh.size(a.axis) == 1)
+
+
+def open_edges(node: fx.Node, mesh: Mesh) -> Iterator[tuple[int, fx.Node, Layout]]:
+    """The arguments of `node` that are not in the layout it needs: (position, value, needed)."""
+    for position, needed in required(node, mesh):
+        argument = node.args[position]
+        assert isinstance(argument, fx.Node)
+        if not equal(layout(argument), needed, mesh):
+            yield position, argument, needed

@@ -1,0 +1,76 @@
+"""All rules about parallel degrees, in one place: what a user wrote -> a `Mesh`, or the equation that does not hold."""
+
+from __future__ import annotations
+
+from moec.dsl.spec import ParallelSpec
+from moec.runtime.abi.mesh import Mesh
+
+from ..errors import CompileError
+
+
+def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
+    """The mesh of `parallel` on `ranks` ranks; None stands for the product of the degrees."""
+    rest = [name for name in ("expert", "shard", "replicate") if getattr(parallel, name) is None]
+    if rest and ranks is None:
+        raise CompileError(
+            f"{rest[0]} = rest needs the number of ranks", parallel.origin, "give --ranks N, or a number"
+        )
+    replicate, shard = _dense_degrees(parallel, ranks)
+    world = replicate * shard
+    if ranks is not None and world != ranks:
+        raise CompileError(
+            f"replicate * shard = {replicate} * {shard} = {world}, but there are {ranks} ranks",
+            parallel.origin,
+            _nearest_help(parallel, ranks),
+        )
+    expert = world if parallel.expert is None else parallel.expert
+    if world % expert:
+        raise CompileError(
+            f"expert must divide replicate * shard: {world} = {replicate} * {shard} is no multiple of {expert}",
+            parallel.origin,
+            f"legal values of expert: {_divisors(world)}",
+        )
+    expert_shard = parallel.expert_shard or max(1, shard // expert)
+    if world % (expert * expert_shard):
+        raise CompileError(
+            "expert * expert_shard must divide replicate * shard: "
+            f"{expert} * {expert_shard} = {expert * expert_shard} does not divide {replicate} * {shard} = {world}",
+            parallel.origin,
+            f"legal values of expert_shard: {_divisors(world // expert)}",
+        )
+    return Mesh(replicate=replicate, shard=shard, expert=expert, expert_shard=expert_shard)
+
+
+def _dense_degrees(parallel: ParallelSpec, ranks: int | None) -> tuple[int, int]:
+    """(replicate, shard), with `rest` filled in."""
+    replicate, shard = parallel.replicate, parallel.shard
+    if replicate is None:
+        replicate = _rest("replicate", "shard", shard, ranks, parallel)
+    if shard is None:
+        shard = _rest("shard", "replicate", replicate, ranks, parallel)
+    return replicate, shard
+
+
+def _rest(name: str, other: str, degree: int | None, ranks: int | None, parallel: ParallelSpec) -> int:
+    assert ranks is not None
+    assert degree is not None
+    if ranks % degree:
+        raise CompileError(
+            f"{name} = rest: {ranks} ranks are no multiple of {other} = {degree}",
+            parallel.origin,
+            f"legal values of {other}: {_divisors(ranks)}",
+        )
+    return ranks // degree
+
+
+def _nearest_help(parallel: ParallelSpec, ranks: int) -> str:
+    shard = parallel.shard or 1
+    if ranks % shard == 0:
+        return f"replicate = {ranks // shard}, or replicate = rest"
+    nearest = min((d for d in range(1, ranks + 1) if ranks % d == 0), key=lambda d: abs(d - shard))
+    return f"shard = {nearest} and replicate = {ranks // nearest}"
+
+
+def _divisors(n: int) -> str:
+    found = [d for d in range(1, n + 1) if n % d == 0]
+    return ", ".join(map(str, found))

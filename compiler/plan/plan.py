@@ -1,0 +1,64 @@
+"""`Plan`: mesh, placement of every parameter, recompute policy, micro-batches. Frozen data, made from the reference.
+
+The gradient contract is derived here and nowhere else. A parameter is whole on some ranks and cut over others; its
+gradient is a sum over all ranks that see different tokens (the `data` axis), so
+
+    reduce-scatter over the axis that cuts it, then all-reduce over the axis that repeats it.
+
+Tokens reach the ranks of the `expert` axis by all-to-all, so an expert's gradient already holds theirs. Losses are
+divided by global token counts before differentiation: gradients are summed, never averaged, and no divisor depends on
+a degree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moec.dsl.parameters import Parameter
+from moec.dsl.spec import Spec
+from moec.runtime.abi.buffers import Buffer, Slot, lay_out
+from moec.runtime.abi.mesh import Mesh
+
+from ..build.model import ReferenceModel
+
+Recompute = Literal["none", "full"]
+
+DENSE_AXES = ("shard", "replicate", "shard")
+EXPERT_AXES = ("expert_shard", "expert_replicate", "expert_owner")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that partitioning and scheduling apply."""
+
+    mesh: Mesh
+    buffers: dict[str, tuple[Buffer, ...]]  # region kind -> its buffers
+    recompute: Recompute
+    micro_batches: int
+
+
+def make_plan(reference: ReferenceModel, mesh: Mesh, spec: Spec) -> Plan:
+    """Place every parameter: dense ones over `shard`, experts over `expert` and then `expert_shard`."""
+    buffers = {kind: place_parameters(region.parameters, mesh) for kind, region in reference.kinds.items()}
+    return Plan(mesh, buffers, spec.memory.recompute, spec.train.micro_batches)
+
+
+def place_parameters(parameters: tuple[Parameter, ...], mesh: Mesh) -> tuple[Buffer, ...]:
+    """Buffers of one region. Matrices and vectors are apart because weight decay tells them apart."""
+    groups: dict[tuple[bool, bool], list[Slot]] = {}
+    for parameter in parameters:
+        key = (parameter.experts is not None, parameter.decays)
+        groups.setdefault(key, []).append(_slot(parameter, mesh))
+    return tuple(_buffer(experts, decay, slots, mesh) for (experts, decay), slots in groups.items())
+
+
+def _slot(parameter: Parameter, mesh: Mesh) -> Slot:
+    local = 1 if parameter.experts is None else -(-parameter.experts // mesh.expert)
+    return Slot(parameter.path, parameter.shape, 0, parameter.init, parameter.experts, local)
+
+
+def _buffer(experts: bool, decay: bool, slots: list[Slot], mesh: Mesh) -> Buffer:
+    name = ("expert_" if experts else "") + ("matrices" if decay else "vectors")
+    axes = EXPERT_AXES if experts else DENSE_AXES
+    return lay_out(name, slots, mesh, decay, axes, "expert" if experts else None)

@@ -1,0 +1,132 @@
+"""The graph of one micro-batch: forward through the chain of regions, and back.
+
+    for each region:  gather its parameters, run forward, let the gathered buffers go
+    for each region, last to first:  gather again, run backward, reduce its gradients into their shards
+
+A rank holds its shards and the buffers of the region that runs: nothing else of the model. Gradients are added to
+their shards in every micro-batch, so no unsharded gradient outlives its region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from moec.runtime.abi import machine_ops
+from moec.runtime.abi.buffers import Buffer
+
+from ..differentiate.bind import DifferentiatedRegion
+from .nodes import Nodes
+
+INPUTS = ("tokens", "targets", "sequences", "micro_tokens", "batch_tokens", "loss_tokens")
+"""What a micro-batch is given, before the parameter and gradient shards."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The graph and its ports: `INPUTS`, then parameter shards, then gradient shards -> losses, loads.
+
+    `buffers`: state name -> buffer, in the order of both groups of shards. `losses` names the elements of the first
+    result; `loads` the pieces of the second and their lengths, one for every MoE, in order.
+    """
+
+    graph: fx.Graph
+    buffers: dict[str, Buffer]
+    losses: tuple[str, ...]
+    loads: tuple[tuple[str, int], ...]
+
+    @property
+    def input_labels(self) -> tuple[str, ...]:
+        """What each placeholder is."""
+        states = [f"{name}.{part}" for part in ("parameter", "gradient") for name in self.buffers]
+        return (*INPUTS, *states)
+
+
+def build_micro_batch(
+    chain: tuple[tuple[str, str], ...],
+    regions: dict[str, DifferentiatedRegion],
+    loads: dict[str, tuple[tuple[str, int], ...]],
+    dtype: torch.dtype,
+) -> MicroBatch:
+    """Schedule one micro-batch over `chain`, a sequence of (instance, region kind). `loads`: those of each kind."""
+    scheduler = _Scheduler(chain, regions, dtype)
+    scheduler.forward()
+    scheduler.backward()
+    return scheduler.finish(loads)
+
+
+class _Scheduler:
+    def __init__(
+        self, chain: tuple[tuple[str, str], ...], regions: dict[str, DifferentiatedRegion], dtype: torch.dtype
+    ) -> None:
+        self.chain, self.regions, self.dtype = chain, regions, dtype
+        self.nodes = Nodes(fx.Graph())
+        self.values = {name: self.nodes.placeholder(name) for name in INPUTS}
+        self.buffers = {f"{at}/{b.name}": b for at, kind in chain for b in regions[kind].buffers}
+        self.parameters = {name: self.nodes.placeholder(f"{name}.parameter") for name in self.buffers}
+        self.gradients = {name: self.nodes.placeholder(f"{name}.gradient") for name in self.buffers}
+        self.inputs_of: dict[str, dict[str, fx.Node]] = {}
+        self.saved_of: dict[str, list[fx.Node]] = {}
+        self.loads: dict[str, fx.Node] = {}
+
+    def forward(self) -> None:
+        for instance, kind in self.chain:
+            region = self.regions[kind]
+            self.nodes.at = region.origin
+            buffers = [self._gather(instance, buffer) for buffer in region.buffers]
+            self.inputs_of[instance] = {name: self.values[name] for name in region.inputs}
+            arguments = [*buffers, *self.inputs_of[instance].values()]
+            results = self.nodes.run(f"{kind}.forward", arguments, len(region.outputs) + len(region.saved))
+            self.values.update(zip(region.outputs, results, strict=False))
+            self.saved_of[instance] = results[len(region.outputs) :]
+            for name in region.outputs:
+                self.loads[f"{instance}.{name}"] = self.values[name]
+
+    def backward(self) -> None:
+        one = self.nodes.call(torch.ops.aten.full.default, [], 1.0, dtype=self.dtype)
+        grads = {"objective": one}
+        for instance, kind in reversed(self.chain):
+            region = self.regions[kind]
+            self.nodes.at = region.origin
+            by_name = {buffer.name: buffer for buffer in region.buffers}
+            arguments = [
+                *(self._gather(instance, by_name[name]) for name in region.backward_buffers),
+                *(self.inputs_of[instance][name] for name in region.backward_inputs),
+                *self.saved_of[instance],
+                *(grads[name] for name in region.output_grads),
+            ]
+            count = len(region.buffers) + len(region.input_grads)
+            results = self.nodes.run(f"{kind}.backward", arguments, count)
+            for buffer, gradient in zip(region.buffers, results, strict=False):
+                self._reduce(instance, buffer, gradient)
+            grads = dict(zip(region.input_grads, results[len(region.buffers) :], strict=True))
+
+    def finish(self, loads: dict[str, tuple[tuple[str, int], ...]]) -> MicroBatch:
+        losses = [name for name in self.regions[self.chain[-1][1]].outputs if name != "objective"]
+        named = tuple(
+            (f"{at}.{name}", experts) for at, kind in self.chain for name, experts in loads.get(kind, ())
+        )
+        results = (
+            self.nodes.call(torch.ops.aten.stack.default, [self.values[name] for name in losses]),
+            self.nodes.call(torch.ops.aten.cat.default, [self.loads[name] for name, _ in named])
+            if named
+            else self.nodes.call(torch.ops.aten.zeros.default, [0], dtype=torch.int64),
+        )
+        self.nodes.graph.output(results)
+        return MicroBatch(self.nodes.graph, self.buffers, tuple(losses), named)
+
+    def _gather(self, instance: str, buffer: Buffer) -> fx.Node:
+        shard = self.parameters[f"{instance}/{buffer.name}"]
+        if buffer.ranks == 1:
+            return shard
+        return self.nodes.collective(machine_ops.shard_gather_start, shard, buffer.ranks, buffer.shard_axis)
+
+    def _reduce(self, instance: str, buffer: Buffer, gradient: fx.Node) -> None:
+        """Sum over the axis that cuts the buffer, into this rank's shard of the gradient."""
+        if buffer.ranks > 1:
+            gradient = self.nodes.collective(
+                machine_ops.reduce_scatter_start, gradient, buffer.ranks, buffer.shard_axis
+            )
+        self.nodes.call(machine_ops.accumulate_, self.gradients[f"{instance}/{buffer.name}"], gradient)

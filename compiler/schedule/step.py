@@ -1,0 +1,134 @@
+"""The step graph: one whole training step of a rank.
+
+    count the tokens of the global batch
+    for every micro-batch:    forward and backward, gradients added to their shards
+    for every buffer:         sum its gradient over the ranks that repeat it
+    gradient norm:            every element counted once, on the ranks that own it
+    for every buffer:         AdamW on this rank's shard
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from moec.dsl.spec import Origin, TrainSpec
+from moec.runtime.abi import machine_ops
+from moec.runtime.abi.buffers import Buffer
+from moec.runtime.abi.mesh import Mesh
+
+from .micro_batch import MicroBatch
+from .nodes import Nodes
+
+_aten = torch.ops.aten
+
+BATCH = ("tokens", "targets", "sequences", "lr", "update")
+"""What a step is given: (M, B, S) int64 twice, (M,) int64, a number, and () float32 counting updates from 1."""
+
+PARTS = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
+"""The state of every buffer, each a shard (shard_numel,)."""
+
+RESULTS = ("losses", "loads", "grad_norm", "loss_tokens", "batch_tokens")
+
+
+@dataclass(frozen=True)
+class Step:
+    """The graph and its ports: `BATCH`, then for every part of `PARTS` the shards of `buffers` -> `RESULTS`."""
+
+    graph: fx.Graph
+    buffers: dict[str, Buffer]
+
+    @property
+    def input_labels(self) -> tuple[str, ...]:
+        """What each placeholder is."""
+        return (*BATCH, *(f"{name}.{part}" for part in PARTS for name in self.buffers))
+
+
+def build_step(
+    micro_batch: MicroBatch, micro_batches: int, mesh: Mesh, train: TrainSpec, update: bool = True
+) -> Step:
+    """Schedule a step of `micro_batches` micro-batches. Without `update` it stops at finished gradients."""
+    scheduler = _Scheduler(micro_batch, mesh)
+    losses, loads, counts = scheduler.micro_batches(micro_batches)
+    norm = scheduler.reduce_gradients(train.optimizer.origin)
+    if update:
+        scheduler.update(norm, train)
+    nodes = scheduler.nodes
+    scalars = [nodes.call(machine_ops.select, counts, i) for i in range(2)]
+    nodes.graph.output((losses, loads, norm, *scalars))
+    return Step(nodes.graph, micro_batch.buffers)
+
+
+class _Scheduler:
+    def __init__(self, micro_batch: MicroBatch, mesh: Mesh) -> None:
+        self.micro_batch, self.mesh = micro_batch, mesh
+        self.nodes = Nodes(fx.Graph())
+        self.batch = {name: self.nodes.placeholder(name) for name in BATCH}
+        self.state = {
+            part: {name: self.nodes.placeholder(f"{name}.{part}") for name in micro_batch.buffers}
+            for part in PARTS
+        }
+
+    def micro_batches(self, count: int) -> tuple[fx.Node, fx.Node, fx.Node]:
+        """Forward and backward of all of them -> losses and loads summed over the data axis, and token counts."""
+        nodes = self.nodes
+        for gradient in self.state["gradient"].values():
+            nodes.call(machine_ops.zero_, gradient)
+        local = nodes.call(machine_ops.batch_counts, self.batch["targets"], self.batch["sequences"])
+        counts = self._sum(local, "data")
+        loss_tokens, batch_tokens = (nodes.call(machine_ops.select, counts, i) for i in range(2))
+        losses: fx.Node | None = None
+        loads: fx.Node | None = None
+        for index in range(count):
+            inputs = [
+                *(nodes.call(machine_ops.select, self.batch[n], index) for n in ("tokens", "targets", "sequences")),
+                nodes.call(machine_ops.select, counts, 2 + index),
+                batch_tokens,
+                loss_tokens,
+            ]
+            shards = [*self.state["parameter"].values(), *self.state["gradient"].values()]
+            here = nodes.run("micro_batch", [*inputs, *shards], 2)
+            losses, loads = (
+                now if before is None else nodes.call(_aten.add.Tensor, before, now)
+                for before, now in zip((losses, loads), here, strict=True)
+            )
+        assert losses is not None
+        assert loads is not None
+        return self._sum(losses, "data"), self._sum(loads, "data"), counts
+
+    def reduce_gradients(self, at: Origin) -> fx.Node:
+        """Finish the gradients and return their norm: sums over replicas, then squares over owners."""
+        nodes, squares = self.nodes, dict[str, list[fx.Node]]()
+        nodes.at = at
+        for name, buffer in self.micro_batch.buffers.items():
+            gradient = self.state["gradient"][name]
+            if self.mesh.size(buffer.replica_axis) > 1:
+                nodes.call(machine_ops.copy_, gradient, self._sum(gradient, buffer.replica_axis))
+            square = nodes.call(machine_ops.sum_of_squares, gradient)
+            squares.setdefault(buffer.owner_axis, []).append(square)
+        totals = [
+            self._sum(nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, parts)), axis)
+            for axis, parts in squares.items()
+        ]
+        return nodes.call(_aten.sqrt.default, nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, totals)))
+
+    def update(self, norm: fx.Node, train: TrainSpec) -> None:
+        """AdamW on every shard; weight decay where the buffer holds matrices."""
+        nodes, adamw = self.nodes, train.optimizer
+        coefficient = nodes.call(machine_ops.clip_coefficient, norm, train.clip) if train.clip else None
+        for name, buffer in self.micro_batch.buffers.items():
+            nodes.call(
+                machine_ops.adamw_,
+                *(self.state[part][name] for part in PARTS),
+                self.batch["update"],
+                coefficient,
+                self.batch["lr"],
+                *adamw.betas,
+                adamw.eps,
+                adamw.weight_decay if buffer.decay else 0.0,
+            )
+
+    def _sum(self, x: fx.Node, axis: str) -> fx.Node:
+        return self.nodes.collective(machine_ops.all_reduce_start, x, axis) if self.mesh.size(axis) > 1 else x

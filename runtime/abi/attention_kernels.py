@@ -1,0 +1,65 @@
+"""Causal attention and its backward, on whatever device the operands are.
+
+On a CPU these are torch's flash kernels, called directly so that forward hands its logsumexp to backward. On other
+devices torch chooses the kernel, and backward runs it again under autograd.
+
+Legend: B sequences, S tokens, H query heads, h key heads (h divides H), d head dim.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+
+def attention_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
+    """(B, S, H, d), (B, S, h, d), (B, S, h, d) -> (B, S, H, d), logsumexp (B, H, S)."""
+    mask = _window_mask(q, window)
+    qt, kt, vt = (t.transpose(1, 2) for t in (q, k, v))
+    if q.device.type == "cpu":
+        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
+            qt, kt, vt, 0.0, mask is None, attn_mask=mask, scale=scale
+        )
+        return out.transpose(1, 2).contiguous(), lse
+    out = _any_device(qt, kt, vt, scale, mask)
+    # Backward does not read it: the result keeps the shape that the instruction promises.
+    lse = q.new_zeros(q.shape[:3], dtype=torch.float32)
+    return out.transpose(1, 2).contiguous(), lse.transpose(1, 2)
+
+
+def attention_backward_kernel(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for q, k, v, each of its shape."""
+    mask = _window_mask(q, window)
+    grad_t, qt, kt, vt, out_t = (t.transpose(1, 2) for t in (grad, q, k, v, out))
+    if q.device.type == "cpu":
+        grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad_t, qt, kt, vt, out_t, lse, 0.0, mask is None, attn_mask=mask, scale=scale
+        )
+    else:
+        with torch.enable_grad():
+            inputs = [t.detach().requires_grad_() for t in (qt, kt, vt)]
+            grads = torch.autograd.grad(_any_device(*inputs, scale, mask), inputs, grad_t)
+    gq, gk, gv = (g.transpose(1, 2).contiguous() for g in grads)
+    return gq, gk, gv
+
+
+def _any_device(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def _window_mask(q: Tensor, window: int) -> Tensor | None:
+    """(S, S) added to the scores: 0 where i - window < j <= i, -inf elsewhere; None if that is plain causal."""
+    length = q.shape[1]
+    if window == 0 or window >= length:
+        return None
+    i = torch.arange(length, device=q.device)
+    distance = i.unsqueeze(1) - i
+    hidden = (distance < 0) | (distance >= window)
+    return torch.zeros((length, length), dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf)

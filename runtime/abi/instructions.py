@@ -1,0 +1,77 @@
+"""The instruction set: the names a program may use, and what each means. Nothing else is ever executed.
+
+    aten.<op>.<overload>   a torch operation, from the list below
+    moec.<op>              an operation of `ops` or `machine_ops`
+    int.<op>               arithmetic on numbers, such as row counts
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .machine_ops import MACHINE_OPS
+from .ops import KERNELS
+
+ATEN = (
+    "_local_scalar_dense.default", "_log_softmax.default", "_log_softmax_backward_data.default",
+    "_softmax.default", "_softmax_backward_data.default", "_to_copy.default", "add.Tensor", "addmm.default",
+    "arange.default", "cat.default", "clamp.default", "div.Tensor", "embedding.default",
+    "embedding_dense_backward.default", "exp.default", "expand.default", "full.default", "ge.Scalar",
+    "index_select.default", "le.Scalar", "logical_and.default", "logsumexp.default", "lt.Tensor",
+    "mm.default", "mul.Scalar", "mul.Tensor", "neg.default", "new_zeros.default",
+    "nll_loss_backward.default", "nll_loss_forward.default", "pow.Tensor_Scalar", "repeat.default",
+    "repeat_interleave.Tensor", "scalar_tensor.default", "scatter.src", "sigmoid.default",
+    "sigmoid_backward.default", "silu.default", "silu_backward.default", "slice.Tensor", "sort.stable",
+    "sqrt.default", "stack.default", "sub.Tensor", "sum.default", "sum.dim_IntList", "t.default",
+    "topk.default", "transpose.int", "unsqueeze.default", "view.default", "where.self", "zeros.default",
+)  # fmt: skip
+
+_INT: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+}
+
+
+class UnknownInstructionError(Exception):
+    """A name that is not in the instruction set."""
+
+
+def _aten(name: str) -> Callable[..., Any]:
+    packet, overload = name.split(".")
+    found: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
+    return found
+
+
+INSTRUCTIONS: dict[str, Callable[..., Any]] = {
+    **{f"aten.{name}": _aten(name) for name in ATEN},
+    **{f"moec.{name}": kernel for name, kernel in KERNELS.items()},
+    **{f"moec.{name}": function for name, function in MACHINE_OPS.items()},
+    **{f"int.{name}": function for name, function in _INT.items()},
+}
+
+_NAMES: dict[Any, str] = {
+    **{_aten(name): f"aten.{name}" for name in ATEN},
+    **{getattr(torch.ops.moec, name).default: f"moec.{name}" for name in KERNELS},
+    **{function: f"moec.{name}" for name, function in MACHINE_OPS.items()},
+    **{function: f"int.{name}" for name, function in _INT.items()},
+    operator.getitem: "moec.getitem",
+}
+
+
+def name_of(target: Any) -> str:
+    """The instruction for a call target of a graph. Raises UnknownInstructionError."""
+    try:
+        return _NAMES[target]
+    except KeyError:
+        raise UnknownInstructionError(str(target)) from None
+
+
+COLLECTIVE_STARTS = frozenset(
+    {"moec.all_to_all_start", "moec.all_reduce_start", "moec.shard_gather_start", "moec.reduce_scatter_start"}
+)

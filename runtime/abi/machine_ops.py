@@ -1,0 +1,178 @@
+"""The operations of a program that are not tensor arithmetic: parameters, collectives in halves, calls, updates.
+
+The compiler puts these functions into its graphs as call targets; an executor runs them. Those that need a transport
+or a state have no body here. In-place operations end in an underscore and are never moved or dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .ops import NoTransportError
+
+MACHINE_OPS: dict[str, Callable[..., Any]] = {}
+"""Name -> function, for everything below."""
+
+
+def _machine(function: Callable[..., Any]) -> Callable[..., Any]:
+    MACHINE_OPS[function.__name__] = function
+    return function
+
+
+# --- parameters and their gradients in flat buffers ---
+
+
+@_machine
+def parameter(buffer: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
+    """A view of a flat buffer (numel,) as one of its parameters."""
+    size = 1
+    for length in shape:
+        size *= length
+    return buffer.narrow(0, offset, size).view(tuple(shape))
+
+
+@_machine
+def pack(gradients: Sequence[Tensor], numel: int) -> Tensor:
+    """Gradients of a buffer's parameters, in the order of its slots -> one flat gradient (numel,), padded with zeros."""
+    flat = [g.reshape(-1) for g in gradients]
+    missing = numel - sum(len(g) for g in flat)
+    return torch.cat([*flat, flat[0].new_zeros(missing)] if missing else flat)
+
+
+# --- collectives: a start half that returns a handle, and a wait half that returns the tensor ---
+
+
+@_machine
+def all_to_all_start(x: Tensor, send: Tensor, receive: Tensor, rows: int, axis: str) -> Any:
+    """As `ops.all_to_all`."""
+    raise NoTransportError("all_to_all")
+
+
+@_machine
+def all_reduce_start(x: Tensor, axis: str) -> Any:
+    """As `ops.all_reduce`."""
+    raise NoTransportError("all_reduce")
+
+
+@_machine
+def shard_gather_start(shard: Tensor, ranks: int, axis: str) -> Any:
+    """As `ops.shard_gather`."""
+    raise NoTransportError("shard_gather")
+
+
+@_machine
+def reduce_scatter_start(full: Tensor, ranks: int, axis: str) -> Any:
+    """As `ops.reduce_scatter`."""
+    raise NoTransportError("reduce_scatter")
+
+
+@_machine
+def wait(handle: Any) -> Tensor:
+    """The result of a collective that was started."""
+    raise NoTransportError("wait")
+
+
+# --- programs ---
+
+
+@_machine
+def call(program: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """Run another program of the bundle."""
+    raise NoTransportError("call")
+
+
+@_machine
+def getitem(values: Sequence[Any], index: int) -> Any:
+    """An element of a result."""
+    return values[index]
+
+
+# --- the batch ---
+
+
+@_machine
+def select(x: Tensor, index: int) -> Tensor:
+    """(M, ...) -> (...): one micro-batch, or one count."""
+    return x[index]
+
+
+@_machine
+def batch_counts(targets: Tensor, sequences: Tensor) -> Tensor:
+    """(M, B, S) targets, (M,) real sequences -> (M + 2,) int64: loss-bearing tokens, real tokens, those by micro-batch."""
+    bearing = (targets != -100).sum().view(1)
+    by_micro_batch = sequences * targets.shape[2]
+    return torch.cat([bearing, by_micro_batch.sum().view(1), by_micro_batch])
+
+
+# --- state, in place ---
+
+
+@_machine
+def zero_(x: Tensor) -> None:
+    """Set to zero."""
+    x.zero_()
+
+
+@_machine
+def accumulate_(total: Tensor, x: Tensor) -> None:
+    """total += x."""
+    total.add_(x)
+
+
+@_machine
+def copy_(target: Tensor, x: Tensor) -> None:
+    """target = x."""
+    target.copy_(x)
+
+
+@_machine
+def sum_of_squares(x: Tensor) -> Tensor:
+    """(numel,) -> (): in float32, or in float64 for float64."""
+    return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()
+
+
+@_machine
+def clip_coefficient(norm: Tensor, limit: float) -> Tensor:
+    """() -> (): what gradients are multiplied with, min(1, limit / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_."""
+    return (limit / (norm + 1e-6)).clamp(max=1.0)
+
+
+@_machine
+def adamw_(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    coefficient: Tensor | None,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """One step of AdamW on flat shards (numel,), in place. Loshchilov and Hutter, 2019, algorithm 2.
+
+    `step` () float counts updates from 1; `coefficient` () multiplies the gradient first.
+    """
+    if coefficient is not None:
+        gradient.mul_(coefficient)
+    torch._fused_adamw_(
+        [parameter],
+        [gradient],
+        [exp_avg],
+        [exp_avg_sq],
+        [],
+        [step],
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=weight_decay,
+        eps=eps,
+        amsgrad=False,
+        maximize=False,
+    )

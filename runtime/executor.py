@@ -1,0 +1,185 @@
+"""The executor: runs programs instruction by instruction, on one transport.
+
+Programs are compiled to flat lists of calls with numbered values first. A value is let go at its last use, and values
+handed to another program belong to it from then on, so memory holds what the rest of the program needs and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .abi.instructions import COLLECTIVE_STARTS, INSTRUCTIONS
+from .abi.program import Argument, Instruction, Program, Ref, map_refs, refs, uses
+from .errors import InternalError
+from .transport.api import Group
+
+_FACTORIES = frozenset(
+    {"aten.arange.default", "aten.full.default", "aten.scalar_tensor.default", "aten.zeros.default"}
+)
+"""Instructions that make a tensor of nothing: the executor says on which device."""
+
+
+class ExecutionFailure(InternalError):
+    """An instruction failed. Carries the operation and the line of the `.moe` file it is for."""
+
+    def __init__(self, program: str, instruction: Instruction, cause: BaseException) -> None:
+        self.operation = f"{program}: %{instruction.name} = {instruction.op}"
+        self.origin = str(instruction.place) if instruction.place else ""
+        place = f" ({self.origin}: {instruction.place.text})" if instruction.place else ""
+        super().__init__(f"{self.operation}{place}: {type(cause).__name__}: {cause}")
+        self.exit_code = getattr(cause, "exit_code", self.exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    """A value's number, inside a nested argument."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One instruction, ready to run: `arguments` with holes for values at `direct` and `nested` positions."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    direct: tuple[tuple[int, int], ...]  # (position, slot)
+    nested: tuple[int, ...]  # positions
+    result: int
+    frees: tuple[int, ...]
+    instruction: Instruction
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    name: str
+    calls: tuple[_Call, ...]
+    inputs: int
+    unused: tuple[int, ...]  # slots of inputs that nothing reads
+    slots: int  # the last one takes results that nothing reads
+    outputs: tuple[Any, ...]
+
+
+class Executor:
+    """Runs the programs of a bundle. `groups` are this rank's communicators by axis."""
+
+    def __init__(self, programs: Mapping[str, Program], groups: Mapping[str, Group], device: torch.device) -> None:
+        self.groups, self.device = groups, device
+        self.code = {name: self._compile(program) for name, program in programs.items()}
+
+    def run(self, program: str, arguments: list[Any]) -> tuple[Any, ...]:
+        """Run a program; `arguments` is emptied, so that values can be let go while it runs."""
+        code = self.code[program]
+        if len(arguments) != code.inputs:
+            raise InternalError(f"{program} takes {code.inputs} values, not {len(arguments)}")
+        frame: list[Any] = [*arguments, *[None] * (code.slots - code.inputs)]
+        arguments.clear()
+        for slot in code.unused:
+            frame[slot] = None
+        for call in code.calls:
+            filled = list(call.arguments)
+            for position, slot in call.direct:
+                filled[position] = frame[slot]
+            for position in call.nested:
+                filled[position] = _fill(call.arguments[position], frame)
+            for slot in call.frees:
+                frame[slot] = None
+            try:
+                frame[call.result] = call.function(*filled, **call.keywords)
+            except ExecutionFailure:
+                raise
+            except Exception as cause:
+                raise ExecutionFailure(program, call.instruction, cause) from cause
+        return tuple(_fill(output, frame) for output in code.outputs)
+
+    def _compile(self, program: Program) -> _Code:
+        slots = {name: i for i, name in enumerate(program.inputs)}
+        for instruction in program.instructions:
+            slots[instruction.name] = len(slots)
+        last, read = _last_uses(program)
+        nowhere = len(slots)
+        results = {name: slot if name in read else nowhere for name, slot in slots.items()}
+        calls = tuple(self._call(i, slots, results[i.name], last) for i in program.instructions)
+        outputs = tuple(map_refs(output, lambda name: _Hole(slots[name])) for output in program.outputs)
+        unused = tuple(slots[name] for name in program.inputs if name not in read)
+        return _Code(program.name, calls, len(program.inputs), unused, nowhere + 1, outputs)
+
+    def _call(
+        self, instruction: Instruction, slots: dict[str, int], result: int, last: dict[str, set[str]]
+    ) -> _Call:
+        arguments = tuple(map_refs(a, lambda name: _Hole(slots[name])) for a in instruction.arguments)
+        direct = tuple((i, a.slot) for i, a in enumerate(arguments) if isinstance(a, _Hole))
+        nested = tuple(i for i, a in enumerate(instruction.arguments) if isinstance(a, tuple) and any(refs(a)))
+        keywords = {key: _constant(a) for key, a in instruction.keywords}
+        if instruction.op in _FACTORIES:
+            keywords["device"] = self.device
+        return _Call(
+            function=self._function(instruction),
+            arguments=tuple(_constant(a) if i not in nested else a for i, a in enumerate(arguments)),
+            keywords=keywords,
+            direct=direct,
+            nested=nested,
+            result=result,
+            frees=tuple(slots[name] for name in last.get(instruction.name, ())),
+            instruction=instruction,
+        )
+
+    def _function(self, instruction: Instruction) -> Callable[..., Any]:
+        if instruction.op == "moec.call":
+            return self.run
+        if instruction.op == "moec.wait":
+            return _wait
+        if instruction.op in COLLECTIVE_STARTS:
+            return self._collective(instruction)
+        return INSTRUCTIONS[instruction.op]
+
+    def _collective(self, instruction: Instruction) -> Callable[..., Any]:
+        axis = instruction.arguments[-1]
+        group = self.groups[axis]
+        match instruction.op:
+            case "moec.all_reduce_start":
+                return lambda x, _: group.all_reduce(x)
+            case "moec.shard_gather_start":
+                return lambda shard, ranks, _: group.all_gather(shard)
+            case "moec.reduce_scatter_start":
+                return lambda full, ranks, _: group.reduce_scatter(full)
+            case _:
+                return lambda x, send, receive, rows, _: group.all_to_all(x, send.tolist(), receive.tolist())
+
+
+def _wait(handle: Any) -> Tensor:
+    result: Tensor = handle.wait()
+    return result
+
+
+def _last_uses(program: Program) -> tuple[dict[str, set[str]], set[str]]:
+    """Instruction name -> the values whose last use it is, and all values that are read. Returned values have none."""
+    returned = {name for output in program.outputs for name in refs(output)}
+    seen, last = set(returned), dict[str, set[str]]()
+    for instruction in reversed(program.instructions):
+        ends = uses(instruction) - seen
+        seen |= ends
+        if ends:
+            last[instruction.name] = ends
+    return last, seen
+
+
+def _fill(template: Any, frame: Sequence[Any]) -> Any:
+    if isinstance(template, _Hole):
+        return frame[template.slot]
+    if isinstance(template, tuple):
+        return [_fill(part, frame) for part in template]
+    return template
+
+
+def _constant(argument: Argument) -> Any:
+    """A constant argument as torch takes it: lists for tuples."""
+    if isinstance(argument, tuple):
+        return [_constant(part) for part in argument]
+    return None if isinstance(argument, _Hole | Ref) else argument
