@@ -1,1 +1,9 @@
-"""Placeholder."""
+"""The `.moe` language: text -> `Spec`, or every mistake in the text. Imports nothing but lark."""
+
+from __future__ import annotations
+
+from .diagnostics import Diagnostic, SourceErrors
+from .load import load, load_text
+from .spec import Spec
+
+__all__ = ["Diagnostic", "SourceErrors", "Spec", "load", "load_text"]

@@ -330,16 +330,24 @@ class Spec:
 # --- the weight map ---
 
 
+ConfigValue = str | int | float | bool | None | tuple[str, ...] | tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class ConfigEntry:
     """One key of a published `config.json`: bound to paths of the model, or expected to hold a constant.
 
-    `keys` are spellings of the same fact, the one to write first (dots descend into objects).
+    `keys` are spellings of the same fact, the one to write first (dots descend into objects). A file may lack a key
+    that holds a constant; one bound to `paths` must be there unless `has_default`, and is then taken as `default`.
+    `per_layer`: the constant stands once for every layer, in a list.
     """
 
     keys: tuple[str, ...]
     paths: tuple[str, ...] = ()
-    constant: str | int | float | bool | None | tuple[str, ...] = None
+    constant: ConfigValue = None
+    has_default: bool = False
+    default: ConfigValue = None
+    per_layer: bool = False
     origin: Origin = _origin()
 
 
@@ -352,5 +360,8 @@ class Checkpoint:
 
     tensors: tuple[tuple[str, str], ...]
     config: tuple[ConfigEntry, ...] = ()
-    ignored: tuple[str, ...] = ()  # tensors of the published checkpoint that are not imported; `{}` matches a number
+    config_ignored: tuple[str, ...] = ()  # keys of a config.json that do not change what is computed
+    ignored: tuple[
+        str, ...
+    ] = ()  # tensors of the published checkpoint that are not imported; `{}` matches a number
     origin: Origin = _origin()

@@ -1,0 +1,268 @@
+"""The components of a model: `norm = rms_norm(eps: 1e-5)` -> `RmsNorm`, and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .. import catalogue as c
+from .. import limits
+from .. import spec as m
+from .. import syntax as s
+from ..diagnostics import DiagnosticBag, Mistake, nearest
+from .arguments import Arguments, bind, callee
+from .values import Scope, flag, is_none, real, whole, wrong_type
+
+DEFAULT_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the components of a model are checked against. `width` is None where it could not be read."""
+
+    width: int | None
+    scope: Scope
+    bindings: Mapping[str, s.Expr]  # every binding of the model, as written
+    bag: DiagnosticBag
+
+
+def component(expr: s.Expr, context: Context) -> m.Component:
+    """The component a call constructs. Raises Mistake where it is none at all; other faults go to the bag."""
+    construct, call = callee(expr, ("component",), "a component")
+    arguments = bind(construct, call, context.bag)
+    builders: dict[str, Callable[[Arguments, Context], m.Component]] = {
+        "rms_norm": _rms_norm,
+        "gqa": _gqa,
+        "swiglu": _swiglu,
+        "moe": _moe,
+    }
+    return builders[construct.name](arguments, context)
+
+
+def _rms_norm(args: Arguments, context: Context) -> m.RmsNorm:
+    eps = args.read("eps", lambda e: real(e, "eps", high=1.0, scope=context.scope), DEFAULT_EPS)
+    return m.RmsNorm(eps, args.call.span.origin())
+
+
+def _swiglu(args: Arguments, context: Context) -> m.SwiGlu:
+    width = args.read("width", lambda e: whole(e, "width", limits.FFN_WIDTH, scope=context.scope), 1)
+    return m.SwiGlu(width, args.call.span.origin())
+
+
+# --- attention ---
+
+
+def _gqa(args: Arguments, context: Context) -> m.Gqa:
+    scope = context.scope
+    heads = args.read("heads", lambda e: whole(e, "heads", limits.HEADS, scope=scope), 1)
+    kv_heads = args.read("kv_heads", lambda e: whole(e, "kv_heads", limits.HEADS, scope=scope), heads)
+    if args.sound("heads", "kv_heads"):
+        _check_kv_heads(args, heads, kv_heads)
+    rope = args.read("rope", lambda e: _rope(e, context), m.Rope(10_000.0, args.call.span.origin()))
+    return m.Gqa(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=_head_dim(args, context, heads, rope is not None),
+        rope=rope,
+        qkv_bias=args.read("qkv_bias", lambda e: flag(e, "qkv_bias"), False),
+        qk_norm=args.read("qk_norm", lambda e: _qk_norm(e, context), None),
+        clip=args.read("clip", lambda e: None if is_none(e) else real(e, "clip", scope=scope), None),
+        window=args.read("window", lambda e: _window(e, scope), None),
+        origin=args.call.span.origin(),
+    )
+
+
+def _check_kv_heads(args: Arguments, heads: int, kv_heads: int) -> None:
+    if heads % kv_heads:
+        legal = ", ".join(map(str, _divisors_near(heads, kv_heads)))
+        label = f"heads = {heads} is not a multiple of kv_heads = {kv_heads}"
+        args.bag.add(
+            c.NOT_DIVISIBLE.at(args.span_of("kv_heads", "heads"), label, advice=f"nearest kv_heads: {legal}")
+        )
+
+
+def _divisors_near(number: int, wanted: int) -> list[int]:
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    below = [d for d in divisors if d <= wanted][-1:]
+    above = [d for d in divisors if d > wanted][:1]
+    return below + above
+
+
+def _window(expr: s.Expr, scope: Scope) -> int | None:
+    return (
+        None if is_none(expr) else whole(expr, "window", limits.CONTEXT, scope=scope, prefix_of_tokens=True)
+    )
+
+
+def _head_dim(args: Arguments, context: Context, heads: int, even: bool) -> int:
+    if args.has("head_dim"):
+        dim = args.read("head_dim", lambda e: whole(e, "head_dim", limits.HEAD_DIM, scope=context.scope), 2)
+    else:
+        dim = args.bag.guard(lambda: _default_head_dim(args, context.width, heads), 2)
+    if even and dim % 2 and args.sound("head_dim", "heads"):
+        label = f"rope pairs the two halves of a head, and head_dim = {dim} is odd"
+        args.bag.add(c.NOT_DIVISIBLE.at(args.span_of("head_dim", "heads"), label))
+    return dim
+
+
+def _default_head_dim(args: Arguments, width: int | None, heads: int) -> int:
+    if width is None or not args.sound("heads"):
+        return 2
+    if width % heads:
+        label = f"head_dim is width / heads, and width = {width} is not a multiple of heads = {heads}"
+        raise Mistake(
+            c.NOT_DIVISIBLE.at(args.span_of("heads"), label, advice="give `head_dim`, or change `heads`")
+        )
+    return width // heads
+
+
+def _rope(expr: s.Expr, context: Context) -> m.Rope | None:
+    if is_none(expr):
+        return None
+    construct, call = callee(expr, ("position",), "`rope(...)` or `none`")
+    args = bind(construct, call, context.bag)
+    theta = args.read("theta", lambda e: real(e, "theta", scope=context.scope), 10_000.0)
+    return m.Rope(theta, expr.span.origin())
+
+
+def _qk_norm(expr: s.Expr, context: Context) -> m.QkNorm | None:
+    if is_none(expr):
+        return None
+    construct, call = callee(expr, ("qk_norm",), "`per_head(norm)`, `full_width(norm)` or `none`")
+    args = bind(construct, call, context.bag)
+    eps = args.read("norm", lambda e: _norm_eps(e, context), DEFAULT_EPS)
+    return m.QkNorm(eps, "head" if construct.name == "per_head" else "full", expr.span.origin())
+
+
+def _norm_eps(expr: s.Expr, context: Context) -> float:
+    value = expr
+    if isinstance(expr, s.Ref):
+        if expr.text not in context.bindings:
+            advice = nearest(expr.text, list(context.bindings))
+            raise Mistake(
+                c.UNKNOWN_NAME.at(expr.span, f"`{expr.text}` is not bound in the model", advice=advice)
+            )
+        value = context.bindings[expr.text]
+    if not isinstance(value, s.Invoke) or value.name != "rms_norm":
+        raise wrong_type(expr, "a binding of `rms_norm(...)`, or `rms_norm(...)`")
+    norm = component(value, context)
+    assert isinstance(norm, m.RmsNorm)
+    return norm.eps
+
+
+# --- mixture of experts ---
+
+
+def _moe(args: Arguments, context: Context) -> m.Moe:
+    nothing = (1, m.SwiGlu(1))
+    count, expert = args.read("experts", lambda e: _repeat(e, "experts", limits.EXPERTS, context), nothing)
+    router = args.read("router", lambda e: _router(e, context), (m.Softmax(), m.Top(1)))
+    top = next((stage for stage in router if isinstance(stage, m.Top)), m.Top(1))
+    if args.sound("experts", "router") and top.k > count:
+        label = f"top({top.k}) chooses more than the {count} experts there are"
+        args.bag.add(c.TOP_TOO_LARGE.at(args.span_of("router"), label, advice=f"at most top({count})"))
+    return m.Moe(
+        experts=count,
+        expert=expert,
+        router=router,
+        balance=args.read("balance", lambda e: _balance(e, context), ()),
+        shared=_shared(args, context),
+        origin=args.call.span.origin(),
+    )
+
+
+def _repeat(expr: s.Expr, what: str, limit: int, context: Context) -> tuple[int, m.SwiGlu]:
+    if not isinstance(expr, s.Repeat):
+        raise wrong_type(expr, "`N of swiglu(W)`")
+    count = whole(expr.count, what, limit, scope=context.scope)
+    body = expr.body
+    if isinstance(body, s.Ref) and body.text in context.bindings:
+        body = context.bindings[body.text]
+    ffn = component(body, context) if not isinstance(body, s.Ref) else None
+    if not isinstance(ffn, m.SwiGlu):
+        raise wrong_type(expr.body, "`swiglu(W)`")
+    return count, ffn
+
+
+def _shared(args: Arguments, context: Context) -> m.SharedExpert | None:
+    gate = args.read("shared_gate", lambda e: flag(e, "shared_gate"), False)
+    ffn = args.read("shared", lambda e: _shared_ffn(e, context), None)
+    if ffn is None:
+        if gate and args.sound("shared", "shared_gate"):
+            args.bag.add(c.MISPLACED.at(args.span_of("shared_gate"), "there is no shared expert to gate"))
+        return None
+    return m.SharedExpert(ffn, gate, args.span_of("shared").origin())
+
+
+def _shared_ffn(expr: s.Expr, context: Context) -> m.SwiGlu | None:
+    if is_none(expr):
+        return None
+    count, ffn = _repeat(expr, "shared experts", limits.EXPERTS, context)
+    if count != 1:
+        label = f"{count} shared experts of width {ffn.width}"
+        advice = f"write `1 of swiglu({count * ffn.width})`: it computes the same"
+        raise Mistake(c.ONE_SHARED.at(expr.span, label, advice=advice))
+    return ffn
+
+
+_LEGAL_ROUTERS = (("softmax", "top"), ("softmax", "top", "renormalize"), ("top", "softmax"))
+
+
+def _router(expr: s.Expr, context: Context) -> tuple[m.RouterStage, ...]:
+    stages = expr.stages if isinstance(expr, s.Pipe) else (expr,)
+    built = [context.bag.guard(lambda e=stage: _stage(e, context), None) for stage in stages]  # type: ignore[misc]
+    sound = tuple(stage for stage in built if stage is not None)
+    names = tuple(
+        stage.name if isinstance(stage, s.Invoke) else stage.text for stage in stages if _named(stage)
+    )
+    if len(sound) == len(built) and names not in _LEGAL_ROUTERS:
+        legal = ["softmax | top(k)", "softmax | top(k) | renormalize", "top(k) | softmax"]
+        raise Mistake(
+            c.BAD_ROUTER.at(expr.span, "this is no order of stages", advice="one of: " + "; ".join(legal))
+        )
+    return sound
+
+
+def _named(stage: s.Expr) -> bool:
+    return isinstance(stage, s.Invoke | s.Ref)
+
+
+def _stage(expr: s.Expr, context: Context) -> m.RouterStage:
+    construct, call = callee(expr, ("stage",), "a stage of a router")
+    args = bind(construct, call, context.bag)
+    origin = expr.span.origin()
+    if construct.name == "top":
+        k = args.read("k", lambda e: whole(e, "k", limits.EXPERTS, scope=context.scope), 1)
+        return m.Top(k, origin)
+    return m.Softmax(origin) if construct.name == "softmax" else m.Renormalize(origin)
+
+
+def _balance(expr: s.Expr, context: Context) -> tuple[m.BalanceTerm, ...]:
+    if is_none(expr):
+        return ()
+    terms = expr.terms if isinstance(expr, s.Sum) else (expr,)
+    built: list[m.BalanceTerm] = []
+    for term in terms:
+        balance = context.bag.guard(lambda e=term: _term(e, context), None)  # type: ignore[misc]
+        if balance is None:
+            continue
+        if any(type(balance) is type(other) for other in built):
+            context.bag.add(c.BAD_BALANCE.at(term.span, f"{s.describe(term)} is given twice"))
+        built.append(balance)
+    return tuple(built)
+
+
+def _term(expr: s.Expr, context: Context) -> m.BalanceTerm:
+    construct, call = callee(expr, ("balance",), "a loss term such as `aux_loss(0.01)`")
+    args = bind(construct, call, context.bag)
+    coefficient = args.read("coefficient", lambda e: real(e, "coefficient", scope=context.scope), 1.0)
+    if construct.name == "z_loss":
+        return m.ZLoss(coefficient, expr.span.origin())
+    per = args.read("per", _per, "model")
+    return m.AuxLoss(coefficient, "layer" if per == "layer" else "model", expr.span.origin())
+
+
+def _per(expr: s.Expr) -> str:
+    if not isinstance(expr, s.Ref) or expr.text not in ("model", "layer"):
+        raise wrong_type(expr, "`model` or `layer`")
+    return expr.text

@@ -1,0 +1,51 @@
+"""A whole file, `use`d files merged in and overrides applied -> `Spec`."""
+
+from __future__ import annotations
+
+from .. import catalogue as c
+from .. import spec as m
+from .. import syntax as s
+from ..diagnostics import DiagnosticBag, nearest
+from ..format import format_file
+from ..vocabulary import TOP_LEVEL
+from .checkpoint import check_checkpoint
+from .model import check_model
+from .settings import check_memory, check_parallel, check_precision
+from .train import check_train
+
+
+def check_file(file: s.File, bag: DiagnosticBag) -> m.Spec:
+    """Check everything. Raises SourceErrors with all diagnostics of the bag, those from before included."""
+    _check_items(file, bag)
+    block = file.block("model")
+    if block is None:
+        if not len(bag):
+            bag.add(c.NO_MODEL.at(file.span, "expected `use NAME` or `model NAME { ... }`"))
+        bag.raise_if_any()
+    assert block is not None
+    model = check_model(block, bag)
+    model_is_sound = not len(bag)
+    spec = m.Spec(
+        model=model,
+        parallel=check_parallel(file.block("parallel"), bag),
+        precision=check_precision(file.block("precision"), bag),
+        memory=check_memory(file.block("memory"), bag),
+        train=check_train(file.block("train"), model.context, bag),
+        checkpoint=check_checkpoint(file.block("checkpoint"), file, model if model_is_sound else None, bag),
+        text=format_file(file),
+    )
+    bag.raise_if_any()
+    return spec
+
+
+def _check_items(file: s.File, bag: DiagnosticBag) -> None:
+    for item in file.items:
+        match item:
+            case s.Setting():
+                label = "a setting stands inside a block, such as `train { ... }`"
+                bag.add(c.MISPLACED.at(item.targets[0].span, label))
+            case s.Block() if item.kind.text not in TOP_LEVEL:
+                advice = nearest(item.kind.text, TOP_LEVEL)
+                bag.add(
+                    c.UNKNOWN_BLOCK.at(item.kind.span, f"there is no block `{item.kind.text}`", advice=advice)
+                )

@@ -1,0 +1,114 @@
+"""`parallel`, `precision`, `memory` and `train` blocks -> their specs, defaults filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from .. import catalogue as c
+from .. import limits
+from .. import spec as m
+from .. import syntax as s
+from ..diagnostics import DiagnosticBag, Mistake, nearest
+from ..source import Span
+from ..vocabulary import BLOCKS, find
+from .values import not_yet, whole, word
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one block, by name; those of no such block are empty."""
+
+    block: s.Block | None
+    by_name: dict[str, s.Setting]
+    bag: DiagnosticBag
+
+    def has(self, name: str) -> bool:
+        return name in self.by_name
+
+    def read(self, name: str, reader: Callable[[s.Expr], T], default: T) -> T:
+        """The value of a setting, or the default where it is absent or its fault has been reported."""
+        if name not in self.by_name:
+            return default
+        return self.bag.guard(lambda: reader(self.by_name[name].value), default)
+
+    def span(self, name: str) -> Span | None:
+        """The place of a setting's value, else of the block."""
+        if name in self.by_name:
+            return self.by_name[name].value.span
+        return self.block.kind.span if self.block else None
+
+    def origin(self) -> m.Origin:
+        return self.block.kind.span.origin() if self.block else m.NOWHERE
+
+
+def settings_of(block: s.Block | None, kind: str, bag: DiagnosticBag) -> Settings:
+    """Sort a block's statements; report what does not belong there."""
+    by_name: dict[str, s.Setting] = {}
+    if block is not None and block.header is not None:
+        bag.add(c.MISPLACED.at(block.header.span, f"`{kind}` takes no name"))
+    for statement in block.body if block else ():
+        name = bag.guard(lambda st=statement: _setting(st, kind), None)  # type: ignore[misc]
+        if name is None or isinstance(statement, s.Block):
+            continue
+        if name in by_name:
+            bag.add(c.DUPLICATE.at(statement.targets[0].span, f"`{name}` is given twice"))
+        else:
+            by_name[name] = statement
+    return Settings(block, by_name, bag)
+
+
+def _setting(statement: s.Statement, kind: str) -> str:
+    if isinstance(statement, s.Block):
+        raise Mistake(c.MISPLACED.at(statement.kind.span, f"`{kind}` holds settings, not blocks"))
+    target = statement.targets[0]
+    if statement.add or statement.fallback or len(statement.targets) > 1 or target.simple is None:
+        raise Mistake(c.MISPLACED.at(statement.span, "a setting is `name = value`"))
+    param = find(BLOCKS[kind], target.simple)
+    if param is None:
+        advice = nearest(target.simple, [p.name for p in BLOCKS[kind]])
+        label = f"`{kind}` has no setting `{target.simple}`"
+        raise Mistake(c.UNKNOWN_SETTING.at(target.span, label, advice=advice))
+    if not param.supported:
+        raise not_yet(statement, f"`{kind}.{param.name}`")
+    return param.name
+
+
+def check_parallel(block: s.Block | None, bag: DiagnosticBag) -> m.ParallelSpec:
+    """Degrees as written. What they must divide is the compiler's business: it knows the world."""
+    found = settings_of(block, "parallel", bag)
+    degrees = {
+        name: found.read(name, lambda e, n=name: _degree(e, n), 1)
+        for name in ("expert", "shard", "replicate")
+    }  # type: ignore[misc]
+    rests = [name for name, degree in degrees.items() if degree is None]
+    if len(rests) > 1:
+        label = f"{' and '.join(f'`{name}`' for name in rests)} cannot all be what the others leave"
+        bag.add(c.TWO_RESTS.at(found.span(rests[-1]), label))
+    expert_shard = found.read("expert_shard", lambda e: _degree(e, "expert_shard"), None)
+    return m.ParallelSpec(**degrees, expert_shard=expert_shard, origin=found.origin())
+
+
+def _degree(expr: s.Expr, name: str) -> int | None:
+    if isinstance(expr, s.Ref) and expr.text == "rest":
+        return None
+    return whole(expr, name, limits.DEGREE)
+
+
+def check_precision(block: s.Block | None, bag: DiagnosticBag) -> m.PrecisionSpec:
+    """Number formats of the parts of a step."""
+    found = settings_of(block, "precision", bag)
+    for name in ("compute", "params", "reduce", "router"):
+        found.read(name, lambda e, n=name: word(e, n, ("fp32",), ("bf16", "fp16", "fp64", "fp8")), "fp32")  # type: ignore[misc]
+    return m.PrecisionSpec(origin=found.origin())
+
+
+def check_memory(block: s.Block | None, bag: DiagnosticBag) -> m.MemorySpec:
+    """What is kept between forward and backward."""
+    found = settings_of(block, "memory", bag)
+    later = ("attention", "experts", "layer")
+    recompute = found.read("recompute", lambda e: word(e, "recompute", ("none", "full"), later), "none")
+    return m.MemorySpec("full" if recompute == "full" else "none", found.origin())

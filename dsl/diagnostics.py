@@ -1,0 +1,122 @@
+"""Diagnostics as data: what is wrong, where, and what would be right. `render` turns them into text or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TypeVar
+
+from .source import Span
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of mistake: a stable code, a title of a few words, and a paragraph for `moec explain CODE`."""
+
+    code: str
+    title: str
+    explanation: str
+
+    def at(self, span: Span | None, label: str, *notes: str, advice: str = "") -> Diagnostic:
+        """This mistake at a place; `label` stands beside the caret, `advice` says what to do."""
+        return Diagnostic(self, span, label, notes, advice)
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One mistake of the user's. `span` is None where the fault lies in no text (a missing file, say)."""
+
+    kind: Kind
+    span: Span | None
+    label: str
+    notes: tuple[str, ...] = ()
+    advice: str = ""
+
+    @property
+    def code(self) -> str:
+        return self.kind.code
+
+    @property
+    def title(self) -> str:
+        return self.kind.title
+
+
+class Mistake(Exception):  # noqa: N818  (a user's mistake, not an error of ours)
+    """Carries one diagnostic up to the nearest `DiagnosticBag.guard`."""
+
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        super().__init__(diagnostic.label)
+        self.diagnostic = diagnostic
+
+
+class SourceErrors(Exception):  # noqa: N818
+    """Everything that is wrong with a text, in the order of its lines."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        assert diagnostics, "SourceErrors needs at least one diagnostic"
+        super().__init__(diagnostics)
+        self.diagnostics = tuple(diagnostics)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{d.code} {_place(d)}{d.label}" for d in self.diagnostics)
+
+
+def _place(diagnostic: Diagnostic) -> str:
+    span = diagnostic.span
+    return f"{span.source.name}:{span.line}: " if span else ""
+
+
+class DiagnosticBag:
+    """Collects mistakes so that a load reports all of them at once."""
+
+    def __init__(self) -> None:
+        self._found: list[Diagnostic] = []
+        self._seen: set[tuple[object, ...]] = set()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        """Keep a diagnostic; the same mistake at the same place counts once."""
+        span = diagnostic.span
+        place = (id(span.source), span.start, span.end) if span else ()
+        key = (diagnostic.code, diagnostic.label, *place)
+        if key not in self._seen:
+            self._seen.add(key)
+            self._found.append(diagnostic)
+
+    def guard(self, action: Callable[[], T], otherwise: T) -> T:
+        """The result of `action`, or `otherwise` after keeping the mistake it raised."""
+        try:
+            return action()
+        except Mistake as mistake:
+            self.add(mistake.diagnostic)
+            return otherwise
+
+    def raise_first(self) -> None:
+        """Raise the first mistake collected, if there is any, for the caller's bag to keep."""
+        if self._found:
+            raise Mistake(self._found[0])
+
+    def raise_if_any(self) -> None:
+        """Raise `SourceErrors` with everything collected, by place, if there is anything."""
+        if self._found:
+            raise SourceErrors(sorted(self._found, key=_reading_order))
+
+
+def _reading_order(diagnostic: Diagnostic) -> tuple[str, int, str]:
+    span = diagnostic.span
+    return (span.source.name, span.start, diagnostic.code) if span else ("", -1, diagnostic.code)
+
+
+def nearest(word: str, names: Sequence[str]) -> str:
+    """`did you mean ...?` for the closest of `names`, or the list of them if it is short, or nothing."""
+    close = get_close_matches(word[:64], names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    if 0 < len(names) <= 12:
+        return "one of: " + ", ".join(f"`{name}`" for name in names)
+    return ""

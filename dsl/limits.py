@@ -1,0 +1,39 @@
+"""Every limit of the language, in one place. Past any of them the answer is a located diagnostic."""
+
+from __future__ import annotations
+
+# --- the text ---
+FILE_BYTES = 1 << 20
+TOKENS = 200_000
+NESTING = 64
+NAME_LENGTH = 128
+NUMBER_LENGTH = 40  # characters of a literal
+NUMBER_EXPONENT = 300  # of ten, in absolute value
+USED_FILES = 32  # files reached by `use`, all together
+OVERRIDES = 1_000
+DIAGNOSTICS = 50  # reported of one load; the rest is counted
+
+# --- the model ---
+LAYERS = 10_000
+EQUATIONS = 64  # of a layer
+MATCH_ARMS = 256
+LIST_ITEMS = 10_000
+EXPERTS = 65_536
+VOCAB = 1 << 24
+WIDTH = 1 << 20  # of the residual stream
+FFN_WIDTH = 1 << 24
+HEADS = 65_536
+HEAD_DIM = 65_536
+CONTEXT = 1 << 27
+PARAMETERS = 10**15  # of the whole model
+
+# --- the run ---
+DEGREE = 1 << 20
+BATCH_TOKENS = 1 << 40
+STEPS = 10**9
+MICRO_BATCHES = 65_536
+SEED = (1 << 63) - 1
+
+# --- the weight map ---
+TENSORS = 1_000_000  # spelled out one by one
+NAMED_IN_MESSAGES = 3  # of the parameters or tensors at fault

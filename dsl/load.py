@@ -1,0 +1,98 @@
+"""The front end in order: read, resolve `use`, apply overrides, check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import catalogue as c
+from . import spec as m
+from . import syntax as s
+from .check import check_file
+from .diagnostics import DiagnosticBag, Mistake, nearest
+from .limits import FILE_BYTES
+from .override import apply_overrides
+from .resolve import FindModel, Resolver, no_models, read_source
+from .source import SourceText
+
+
+def load(
+    spec: str | Path,
+    overrides: Sequence[str] = (),
+    find_model: FindModel = no_models,
+    shipped: Sequence[str] = (),
+) -> m.Spec:
+    """A checked spec from a file, or from a shipped model by its bare name.
+
+    `find_model` gives (file name, text) of a shipped model or None; `shipped` lists their names, for suggestions.
+    Raises SourceErrors with everything that is wrong.
+    """
+    bag = DiagnosticBag()
+    found = bag.guard(lambda: _read(spec, find_model, shipped), None)
+    if found is None:
+        bag.raise_if_any()
+    assert found is not None
+    source, folder, identity = found
+    return _load(source, folder, identity, overrides, Resolver(find_model, shipped, bag))
+
+
+def load_text(
+    text: str,
+    name: str = "<text>",
+    overrides: Sequence[str] = (),
+    find_model: FindModel = no_models,
+    shipped: Sequence[str] = (),
+    folder: Path | None = None,
+) -> m.Spec:
+    """A checked spec from a text; `use "file.moe"` in it is relative to `folder`, by default the working directory.
+
+    `load_text(spec.text)` gives a spec equal to `spec`, which came from anywhere.
+    """
+    resolver = Resolver(find_model, shipped, DiagnosticBag())
+    return _load(SourceText(name, text), folder or Path(), name, overrides, resolver)
+
+
+def resolve_text(
+    source: SourceText, folder: Path, find_model: FindModel, shipped: Sequence[str] = ()
+) -> s.File:
+    """The syntax tree of a text with what it uses merged in, unchecked. Raises SourceErrors."""
+    bag = DiagnosticBag()
+    file = Resolver(find_model, shipped, bag).resolve(source, folder, source.name)
+    bag.raise_if_any()
+    return file
+
+
+def _load(
+    source: SourceText, folder: Path, identity: str, overrides: Sequence[str], resolver: Resolver
+) -> m.Spec:
+    bag = resolver.bag
+    if len(source.text) > FILE_BYTES:
+        bag.add(c.NOT_TEXT.at(None, f"{source.name} is larger than {FILE_BYTES:_} characters"))
+        bag.raise_if_any()
+    file = resolver.resolve(source, folder, identity)
+    file = apply_overrides(file, overrides, bag)
+    return check_file(file, bag)
+
+
+def _read(spec: str | Path, find_model: FindModel, shipped: Sequence[str]) -> tuple[SourceText, Path, str]:
+    text = str(spec)
+    if isinstance(spec, str) and is_name(text):
+        found = find_model(text)
+        if found is not None:
+            return SourceText(*found), Path(), f"shipped:{found[0]}"
+        if not Path(text).exists():
+            advice = nearest(text, list(shipped))
+            raise Mistake(
+                c.NO_SUCH_MODEL.at(None, f"there is no shipped model and no file `{text}`", advice=advice)
+            )
+    path = Path(text)
+    return read_source(path), path.parent, _identity(path)
+
+
+def _identity(path: Path) -> str:
+    return str(path.resolve())
+
+
+def is_name(text: str) -> bool:
+    """Whether a SPEC on the command line can be the bare name of a shipped model."""
+    return text.isidentifier() and text.isascii()

@@ -1,0 +1,54 @@
+"""`--set PATH=VALUE` as an edit of the syntax tree. The value is checked later like any other, at its own text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from . import catalogue as c
+from . import syntax as s
+from .diagnostics import DiagnosticBag, Mistake
+from .limits import OVERRIDES
+from .parse import parse_expression
+from .paths import NoPath, write
+from .source import SourceText, Span
+
+_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,15}")
+_LENGTH = 100_000  # characters of one override
+
+
+def apply_overrides(file: s.File, overrides: Sequence[str], bag: DiagnosticBag) -> s.File:
+    """The tree with every override applied, in order. Mistakes go to the bag."""
+    if len(overrides) > OVERRIDES:
+        bag.add(c.TOO_LARGE.at(None, f"at most {OVERRIDES} overrides"))
+        return file
+    for text in overrides:
+        file = bag.guard(lambda t=text, f=file: _apply(f, t, bag), file)  # type: ignore[misc]
+    return file
+
+
+def _apply(file: s.File, text: str, bag: DiagnosticBag) -> s.File:
+    path, equals, value_text = text.partition("=")
+    source = SourceText("--set", text[:_LENGTH])
+    whole = Span(source, 0, len(source.text))
+    if not equals or not value_text.strip() or len(text) > _LENGTH:
+        raise Mistake(c.BAD_OVERRIDE.at(whole, "expected PATH=VALUE, such as `train.sequence=128`"))
+    if not _PATH.fullmatch(path.strip()):
+        place = Span(source, 0, len(path))
+        raise Mistake(c.BAD_OVERRIDE.at(place, "a path is names joined by `.`, such as `train.sequence`"))
+    value = parse_expression(source, bag, len(path) + 1)
+    if value is None:
+        return file
+    steps = path.strip().split(".")
+    try:
+        return write(file, steps, value)
+    except NoPath as error:
+        place = _step_span(source, path, error.step)
+        raise Mistake(c.UNKNOWN_PATH.at(place, error.label, advice=error.advice)) from None
+
+
+def _step_span(source: SourceText, path: str, step: int) -> Span:
+    parts = path.split(".")
+    step = min(step, len(parts) - 1)
+    start = sum(len(part) + 1 for part in parts[:step])
+    return Span(source, start, start + len(parts[step]))

@@ -1,0 +1,317 @@
+"""Paths into a text: `train.sequence`, `experts.router.top`, `experts.experts.width`.
+
+One walk serves reading and writing: `edit` rebuilds the tree around one value. A path names a block and its setting,
+or a binding of the model and its argument, and goes on into what the value calls:
+
+    layers                      the number of layers
+    experts.experts             the N of `N of f(...)`; further steps are arguments of f
+    experts.router.top          the first argument of a stage; `true` or `false` for a stage without arguments
+    experts.balance.aux_loss    the coefficient of a loss term, 0 where there is none
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+
+from . import syntax as s
+from .diagnostics import DiagnosticBag, nearest
+from .parse import parse_expression
+from .resolve import put_setting
+from .source import SourceText, Span
+from .vocabulary import BLOCKS, CONSTRUCTS, MODEL, Construct, Param, find, of_role
+
+Edit = Callable[[s.Expr], s.Expr]
+
+
+class NoPath(Exception):  # noqa: N818
+    """A path leads nowhere. `step` is the index of the first step that fails."""
+
+    def __init__(self, step: int, label: str, names: Sequence[str] = (), word: str = "") -> None:
+        super().__init__(label)
+        self.step = step
+        self.label = label
+        self.advice = nearest(word, list(names)) if names else ""
+
+
+def read(file: s.File, path: Sequence[str]) -> s.Expr:
+    """The value at a path, defaults included where they are written in the vocabulary. Raises NoPath."""
+    found: list[s.Expr] = []
+
+    def keep(value: s.Expr) -> s.Expr:
+        found.append(value)
+        return value
+
+    edit(file, path, keep)
+    return found[0]
+
+
+def write(file: s.File, path: Sequence[str], value: s.Expr) -> s.File:
+    """The tree with another value at a path. Raises NoPath."""
+    return edit(file, path, lambda _: value)
+
+
+def edit(file: s.File, path: Sequence[str], change: Edit) -> s.File:
+    """The tree with the value at `path` replaced by `change` of it. Raises NoPath."""
+    first = path[0]
+    if first in BLOCKS:
+        return _in_block(file, first, path, change)
+    if first == "checkpoint":
+        raise NoPath(0, "the weight map has no paths; change it in the text")
+    model = file.block("model")
+    if model is None:
+        raise NoPath(0, "there is no model")
+    start = 1 if first == "model" and len(path) > 1 else 0
+    changed = _in_model(model, path, start, change)
+    return replace(file, items=tuple(changed if item is model else item for item in file.items))
+
+
+# --- blocks ---
+
+
+def _in_block(file: s.File, kind: str, path: Sequence[str], change: Edit) -> s.File:
+    names = [param.name for param in BLOCKS[kind]]
+    if len(path) == 1:
+        raise NoPath(0, f"`{kind}` is a block; name one of its settings", names)
+    param = find(BLOCKS[kind], path[1])
+    if param is None:
+        raise NoPath(1, f"`{kind}` has no setting `{path[1]}`", names, path[1])
+    span = Span(file.span.source, 0, 0)
+    block = file.block(kind) or s.Block(s.Name(kind, span), None, (), file.span)
+    old = block.find(param.name)
+    value = _down(old.value if old else _default(param, 1), path, 2, change)
+    changed = replace(block, body=tuple(_put(block.body, param, old, value)))
+    if file.block(kind) is None:
+        return replace(file, items=(*file.items, changed))
+    return replace(file, items=tuple(changed if item is block else item for item in file.items))
+
+
+def _put(
+    body: Sequence[s.Statement], param: Param, old: s.Setting | None, value: s.Expr
+) -> Sequence[s.Statement]:
+    if _means_default(param, value):
+        return [x for x in body if x is not old]
+    if old is not None and old.value is value:
+        return body
+    return put_setting(body, _setting(param.name, value, old))
+
+
+def _setting(name: str, value: s.Expr, old: s.Setting | None) -> s.Setting:
+    if old is not None:
+        return replace(old, value=value, span=value.span)
+    return s.Setting((s.Target((s.Field(name),), False, value.span),), False, value, None, value.span)
+
+
+def _means_default(param: Param, value: s.Expr) -> bool:
+    return (
+        isinstance(value, s.Ref)
+        and value.text == "none"
+        and param.default is not None
+        and not param.takes_none
+    )
+
+
+@cache
+def _default_text(text: str) -> s.Expr:
+    bag = DiagnosticBag()
+    value = parse_expression(SourceText("<default>", text), bag)
+    assert value is not None, text
+    return value
+
+
+def _default(param: Param, step: int) -> s.Expr:
+    """The default of an absent value; `<derived>` stands for one that follows from other values."""
+    if param.default is None:
+        raise NoPath(step, f"`{param.name}` is not given and has no default")
+    if param.derived:
+        source = SourceText("<derived>", "<derived>")
+        return s.String("<derived>", Span(source, 0, len(source.text)))
+    return _default_text(param.default)
+
+
+# --- the model ---
+
+
+def _in_model(model: s.Block, path: Sequence[str], start: int, change: Edit) -> s.Block:
+    name = path[start]
+    if name == "layers":
+        return _layer_count(model, path, start, change)
+    old = model.find(name)
+    if old is None:
+        param = find(MODEL, name)
+        if param is None or param.default is None:
+            bound = [setting.key for setting in model.settings()]
+            raise NoPath(start, f"the model has no `{name}`", [*bound, "layers", *BLOCKS], name)
+        setting = _setting(name, _down(_default(param, start), path, start + 1, change), None)
+        return replace(model, body=(*model.body, setting))
+    value = _down(old.value, path, start + 1, change)
+    changed = _setting(name, value, old) if value is not old.value else old
+    return replace(model, body=tuple(changed if x is old else x for x in model.body))
+
+
+def _layer_count(model: s.Block, path: Sequence[str], start: int, change: Edit) -> s.Block:
+    block = model.block("layers")
+    if len(path) > start + 1:
+        raise NoPath(start + 1, "`layers` is the number of layers; name a binding to change a component")
+    if block is None or block.header is None:
+        raise NoPath(start, "the model has no `layers N`")
+    header = block.header
+    count = change(s.Ref((header.text,), header.span) if isinstance(header, s.Name) else header)
+    match count:
+        case s.Number():
+            changed = replace(block, header=count)
+        case s.Ref(names=(name,)):
+            changed = replace(block, header=s.Name(name, count.span))
+        case _:
+            raise NoPath(start, f"expected a number of layers, found {s.describe(count)}")
+    return replace(model, body=tuple(changed if x is block else x for x in model.body))
+
+
+# --- values ---
+
+
+def _down(value: s.Expr, path: Sequence[str], step: int, change: Edit) -> s.Expr:
+    """The value with what the rest of the path (from `step`) leads to replaced."""
+    if isinstance(value, s.Repeat):
+        return _repeat(value, path, step, change)
+    if step == len(path):
+        return change(value)
+    if isinstance(value, s.Ref) and value.text in CONSTRUCTS:
+        value = s.Invoke(value, (), value.span)
+    construct = CONSTRUCTS.get(value.name) if isinstance(value, s.Invoke) else None
+    if not isinstance(value, s.Invoke) or construct is None:
+        raise NoPath(step, f"`{'.'.join(path[:step])}` is {s.describe(value)} and has no `{path[step]}`")
+    return _argument(value, construct, path, step, change)
+
+
+def _repeat(value: s.Repeat, path: Sequence[str], step: int, change: Edit) -> s.Expr:
+    if step < len(path):
+        return replace(value, body=_down(value.body, path, step, change))
+    count = change(value.count)
+    is_count = isinstance(count, s.Number) or (isinstance(count, s.Ref) and count.text != "none")
+    return replace(value, count=count) if is_count else count
+
+
+def _argument(call: s.Invoke, construct: Construct, path: Sequence[str], step: int, change: Edit) -> s.Expr:
+    param = construct.param(path[step])
+    if param is None:
+        names = [p.name for p in construct.params]
+        raise NoPath(step, f"`{construct.name}` has no argument `{path[step]}`", names, path[step])
+    old = _given(call, construct, param)
+    current = old.value if old else _default(param, step)
+    inner = _down
+    if construct.name == "moe" and step + 1 < len(path):
+        inner = {"router": _stage, "balance": _term}.get(param.name, _down)
+    return _with_argument(call, param, old, inner(current, path, step + 1, change))
+
+
+def _given(call: s.Invoke, construct: Construct, param: Param) -> s.Argument | None:
+    first = construct.positional and param is construct.params[0]
+    for index, argument in enumerate(call.arguments):
+        if argument.name == param.name or (argument.name is None and index == 0 and first):
+            return argument
+    return None
+
+
+def _with_argument(call: s.Invoke, param: Param, old: s.Argument | None, value: s.Expr) -> s.Invoke:
+    if _means_default(param, value):
+        return replace(call, arguments=tuple(a for a in call.arguments if a is not old))
+    if old is None:
+        return replace(call, arguments=(*call.arguments, s.Argument(param.name, value, value.span)))
+    if value is old.value:
+        return call
+    new = replace(old, value=value, span=value.span)
+    return replace(call, arguments=tuple(new if a is old else a for a in call.arguments))
+
+
+# --- parts of a pipeline or a sum, by name ---
+
+
+def _parts(value: s.Expr) -> list[s.Expr]:
+    match value:
+        case s.Pipe(stages=parts) | s.Sum(terms=parts):
+            return list(parts)
+        case s.Ref(names=("none",)):
+            return []
+    return [value]
+
+
+def _part_name(part: s.Expr) -> str:
+    return part.text if isinstance(part, s.Ref) else part.name if isinstance(part, s.Invoke) else ""
+
+
+def _index(parts: Sequence[s.Expr], name: str) -> int | None:
+    return next((i for i, part in enumerate(parts) if _part_name(part) == name), None)
+
+
+def _stage(router: s.Expr, path: Sequence[str], step: int, change: Edit) -> s.Expr:
+    name, stages = path[step], _parts(router)
+    if name not in of_role("stage"):
+        raise NoPath(step, f"there is no stage `{name}`", of_role("stage"), name)
+    index, construct = _index(stages, name), CONSTRUCTS[name]
+    if construct.params:
+        if index is None:
+            raise NoPath(step, f"the router has no stage `{name}`", [_part_name(x) for x in stages], name)
+        rest = path if len(path) > step + 1 else (*path, construct.params[0].name)
+        stages[index] = _down(stages[index], rest, step + 1, change)
+    else:
+        stages = _switched(stages, name, index, change(_flag(index is not None, router.span)), step)
+    return stages[0] if len(stages) == 1 else s.Pipe(tuple(stages), router.span)
+
+
+def _flag(value: bool, span: Span) -> s.Expr:
+    return s.Ref(("true" if value else "false",), span)
+
+
+def _switched(stages: list[s.Expr], name: str, index: int | None, value: s.Expr, step: int) -> list[s.Expr]:
+    wanted = isinstance(value, s.Ref) and value.text == "true"
+    if not wanted and not (isinstance(value, s.Ref) and value.text in ("false", "none")):
+        raise NoPath(step, f"the stage `{name}` is there or not: true or false, not {s.describe(value)}")
+    if wanted == (index is not None):
+        return stages
+    if index is not None:
+        return [stage for i, stage in enumerate(stages) if i != index]
+    top = _index(stages, "top")
+    after = len(stages) if top is None else top + 1
+    return [*stages[:after], s.Ref((name,), value.span), *stages[after:]]
+
+
+def _term(balance: s.Expr, path: Sequence[str], step: int, change: Edit) -> s.Expr:
+    name, terms = path[step], _parts(balance)
+    if name not in of_role("balance"):
+        raise NoPath(step, f"there is no loss term `{name}`", of_role("balance"), name)
+    index = _index(terms, name)
+    if len(path) > step + 1:
+        if index is None:
+            raise NoPath(step, f"`balance` has no term `{name}`")
+        terms[index] = _down(terms[index], path, step + 1, change)
+    else:
+        terms = _weighted(terms, name, index, balance.span, change)
+    if not terms:
+        return s.Ref(("none",), balance.span)
+    return terms[0] if len(terms) == 1 else s.Sum(tuple(terms), balance.span)
+
+
+def _weighted(terms: list[s.Expr], name: str, index: int | None, span: Span, change: Edit) -> list[s.Expr]:
+    """A coefficient of 0 or `none` takes the term away; another adds it where it was absent."""
+    if index is None:
+        value = change(s.Number("0", "", span))
+        callee = s.Ref((name,), value.span)
+        term = s.Invoke(callee, (s.Argument(None, value, value.span),), value.span)
+        return terms if _is_zero(value) else [*terms, term]
+    call = terms[index]
+    assert isinstance(call, s.Invoke | s.Ref)
+    call = call if isinstance(call, s.Invoke) else s.Invoke(call, (), call.span)
+    old = _given(call, CONSTRUCTS[name], CONSTRUCTS[name].params[0])
+    value = change(old.value if old else s.Number("0", "", span))
+    if _is_zero(value):
+        return [term for i, term in enumerate(terms) if i != index]
+    terms[index] = _with_argument(call, CONSTRUCTS[name].params[0], old, value)
+    return terms
+
+
+def _is_zero(value: s.Expr) -> bool:
+    if isinstance(value, s.Number):
+        return not value.text.strip("0_.")
+    return isinstance(value, s.Ref) and value.text == "none"
