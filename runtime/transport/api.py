@@ -121,6 +121,15 @@ class Transport(Protocol):
         """Everybody's bytes, by rank: control messages, not tensors. Also a barrier."""
         ...
 
+    def last_words(self, data: bytes, patience_s: float) -> list[bytes] | None:
+        """Everybody's bytes, all of one length, if all ranks call this within `patience_s` seconds, else
+        None.
+
+        For a rank that fails, to find out whether all do. It disturbs no other collective, and works after
+        `close`.
+        """
+        ...
+
     def abort(self, code: int) -> None:
         """End the whole job with exit code `code`, from any thread, without the help of the other ranks."""
         ...

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
-from moec.runtime.transport.api import DTYPES
+from moec.runtime.transport.api import DTYPES, TransportError
 
 HALVES = (torch.bfloat16, torch.float16)
 _MOVABLE = frozenset(DTYPES)
@@ -28,6 +29,22 @@ class Ready:
     def wait(self) -> Tensor:
         """The result, at once."""
         return self.result
+
+
+class Translated:
+    """A context that turns a library's errors, of class `kind`, into `TransportError`s."""
+
+    def __init__(self, operation: str, kind: type[Exception]) -> None:
+        self._operation, self._kind = operation, kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, self._kind):
+            raise TransportError(f"{self._operation}: {error}", operation=self._operation) from error
 
 
 def members_of(rank: int, world: int, axis: str, partition: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -109,15 +126,24 @@ def sum_in_order(parts: Sequence[Tensor]) -> Tensor:
     Every transport that adds by itself adds like this, so that they agree bitwise.
     """
     first, *rest = parts
-    wide = first.float() if first.dtype in HALVES else first
-    if not rest:
-        return own_copy(first)
-    total = wide + rest[0]
-    for part in rest[1:]:
+    if rest and first.dtype not in HALVES:
+        total = torch.add(first, rest.pop(0), out=first.new_empty(first.shape))
+    else:
+        total = wide_copy(first)
+    for part in rest:
         total.add_(part)
     return total.to(first.dtype)
 
 
+def wide_copy(x: Tensor) -> Tensor:
+    """A new tensor with the values of `x`, in the dtype that its sums are made in."""
+    dtype = torch.float32 if x.dtype in HALVES else x.dtype
+    return torch.empty(x.shape, dtype=dtype, device=x.device).copy_(x.detach())
+
+
 def own_copy(x: Tensor) -> Tensor:
-    """A new contiguous tensor with the values of `x`, outside autograd."""
-    return x.detach().clone(memory_format=torch.contiguous_format)
+    """A new tensor with the values of `x`, outside autograd.
+
+    Unlike a contiguous clone it has the strides of its shape also where a dim of size one could have any.
+    """
+    return x.new_empty(x.shape).copy_(x.detach())

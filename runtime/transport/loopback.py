@@ -271,6 +271,10 @@ class LoopbackTransport:
         """Everybody's bytes, by rank."""
         return self._everybody.exchange(data)
 
+    def last_words(self, data: bytes, patience_s: float) -> list[bytes] | None:
+        """None: `run_ranks` hands failures to its caller."""
+        return None
+
     def abort(self, code: int) -> None:
         """Wake every other rank with an error; this process lives on."""
         self._job.fail(f"rank {self.rank} ended the job with exit code {code}", self.rank)
@@ -280,16 +284,16 @@ class LoopbackTransport:
 
 
 def _gathered(shards: list[Tensor]) -> list[Tensor]:
-    return [torch.cat(shards).contiguous() for _ in shards]
+    return [_joined(shards) for _ in shards]
 
 
 def _reduced_blocks(fulls: list[Tensor]) -> list[Tensor]:
     blocks = [full.chunk(len(fulls)) if len(full) else [full] * len(fulls) for full in fulls]
-    return [sum_in_order([theirs[index] for theirs in blocks]).contiguous() for index in range(len(fulls))]
+    return [sum_in_order([theirs[index] for theirs in blocks]) for index in range(len(fulls))]
 
 
 def _reduced(tensors: list[Tensor]) -> list[Tensor]:
-    total = sum_in_order(tensors).contiguous()
+    total = sum_in_order(tensors)
     return [own_copy(total) for _ in tensors]
 
 
@@ -303,4 +307,8 @@ def _exchanged(calls: list[tuple[Tensor, list[int], list[int]]]) -> list[Tensor]
                     operation="all_to_all",
                 )
     blocks = [torch.split(x, send) for x, send, _ in calls]
-    return [torch.cat([theirs[receiver] for theirs in blocks]).contiguous() for receiver in range(len(calls))]
+    return [_joined([theirs[receiver] for theirs in blocks]) for receiver in range(len(calls))]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return own_copy(torch.cat(list(parts)))

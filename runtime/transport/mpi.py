@@ -24,10 +24,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from moec.runtime.errors import EnvironmentMismatch
 from moec.runtime.transport.api import Group, Handle, TransportError
 from moec.runtime.transport.common import (
     Ready,
+    Translated,
     check_divides,
     check_exchange,
     check_moved,
@@ -50,8 +51,12 @@ from moec.runtime.transport.common import (
 from moec.runtime.transport.single import SingleGroup
 
 try:
+    import mpi4py
+
+    # Initialised by the transport, so that a library that does not fit the launcher can be refused before.
+    mpi4py.rc(initialize=False, finalize=True)
     from mpi4py import MPI
-except (ImportError, RuntimeError) as error:  # mpi4py itself, or the MPI library it wants to load
+except (ImportError, RuntimeError) as error:  # mpi4py itself, or the MPI library that it looks for
     raise EnvironmentMismatch(
         f"no MPI library can be loaded ({error}); load your site's MPI module, or on one machine: "
         "pip install 'moec[local]'"
@@ -72,23 +77,6 @@ def gpu_aware() -> bool:
 def memory(x: Tensor) -> MPI.buffer:
     """The bytes of a contiguous tensor, where they are."""
     return MPI.buffer.fromaddress(x.data_ptr(), x.numel() * x.element_size())
-
-
-class _Translated:
-    """Turns the errors of MPI into `TransportError`s that name the operation."""
-
-    def __init__(self, operation: str) -> None:
-        self._operation = operation
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, MPI.Exception):
-            message = f"{self._operation}: {error.Get_error_string()}"
-            raise TransportError(message, operation=self._operation) from error
 
 
 class _Progress:
@@ -154,7 +142,7 @@ class _Flight:
 
     def wait(self) -> Tensor:
         """Block until MPI is done, and return the result."""
-        with _Translated(self._operation):
+        with Translated(self._operation, MPI.Exception):
             self._progress.finish(self._request)
         self._progress.flights.remove(self)
         return self._finish()
@@ -204,7 +192,7 @@ class _BlockSum:
     def wait(self) -> Tensor:
         """Block until all sums are here."""
         progress = self.group.progress
-        with _Translated("all_reduce"):
+        with Translated("all_reduce", MPI.Exception):
             while self._second is None:
                 progress.advance()
                 os.sched_yield()
@@ -253,7 +241,7 @@ class MpiGroup:
         """Any shape -> the same shape, summed in member order."""
         check_summed("all_reduce", x, self._device)
         if self.size > 2 and x.numel() * x.element_size() * self.size > WHOLE_GATHER_BYTES:
-            with _Translated("all_reduce"):
+            with Translated("all_reduce", MPI.Exception):
                 return _BlockSum(self, x.detach().contiguous())
         received = x.new_empty((self.size, *x.shape))
         return self._gather("all_reduce", x, received, lambda: sum_in_order(received.unbind()))
@@ -328,7 +316,7 @@ class MpiGroup:
         finish: Callable[[], Tensor],
     ) -> _Flight:
         self.settle()
-        with _Translated(operation):
+        with Translated(operation, MPI.Exception):
             return _Flight(self.progress, operation, start(), buffers, finish)
 
 
@@ -344,7 +332,9 @@ class MpiTransport:
                 f"tensors on {self.device} need a GPU-aware MPI, which this is not: {library()}; "
                 "use the nccl transport, or an MPI built for this GPU"
             )
-        self._comm = MPI.COMM_WORLD.Dup()
+        if not MPI.Is_initialized():
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)  # a watchdog thread may end the job
+        self._comm, self._last_comm = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
         self.rank, self.world = self._comm.rank, self._comm.size
         self._progress = _Progress()
         self._groups: list[MpiGroup] = []
@@ -357,7 +347,7 @@ class MpiTransport:
     def groups(self, axes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Group]:
         """Create and warm this rank's group for every axis: two communicators, or none for size one."""
         members = groups_of(self.rank, self.world, axes)
-        with _Translated("groups"):
+        with Translated("groups", MPI.Exception):
             return {axis: self._group(group) for axis, group in members.items()}
 
     def _group(self, members: tuple[int, ...]) -> Group:
@@ -371,7 +361,7 @@ class MpiTransport:
 
     def exchange(self, data: bytes) -> list[bytes]:
         """Everybody's bytes, by rank."""
-        with _Translated("exchange"):
+        with Translated("exchange", MPI.Exception):
             sizes = array("q", [0] * self.world)
             self._progress.finish(self._comm.Iallgather(array("q", [len(data)]), sizes))
             if sum(sizes) > LARGEST_COUNT:
@@ -381,6 +371,17 @@ class MpiTransport:
             self._progress.finish(self._comm.Iallgatherv([data, MPI.BYTE], target))
         ends = accumulate(sizes)
         return [bytes(received[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+
+    def last_words(self, data: bytes, patience_s: float) -> list[bytes] | None:
+        """Everybody's bytes if all ranks come in time, on a communicator that nothing else uses."""
+        out = bytearray(len(data) * self.world)
+        request = self._last_comm.Iallgather([data, MPI.BYTE], [out, len(data), MPI.BYTE])
+        deadline = time.monotonic() + patience_s
+        while not request.Test():
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.001)
+        return [bytes(out[start : start + len(data)]) for start in range(0, len(out), len(data))]
 
     def abort(self, code: int) -> None:
         """End the job with `code` through MPI_Abort."""

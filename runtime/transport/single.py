@@ -80,6 +80,10 @@ class SingleTransport:
         """[data]."""
         return [data]
 
+    def last_words(self, data: bytes, patience_s: float) -> list[bytes] | None:
+        """[data]."""
+        return [data]
+
     def abort(self, code: int) -> None:
         """End this process with `code`, from any thread, without unwinding."""
         sys.stdout.flush()

@@ -3,10 +3,13 @@
     python contract.py self
     python contract.py loopback 1 2 3 4
     mpirun -n 4 python contract.py mpi
+    mpirun -n 4 python contract.py gloo [native]
 
-Every check runs on every rank. References are computed from what all ranks pass, which every rank can draw for
-itself, with plain torch and no transport. A check that fails ends the job with a traceback; rank 0 prints one JSON
-line a job when all have passed.
+`native` leaves the sums of reduce_scatter to gloo, which is the path that NCCL takes.
+
+Every check runs on every rank. References are computed from what all ranks pass, which every rank can draw
+for itself, with plain torch and no transport. A check that fails ends the job with a traceback; rank 0 prints
+one JSON line a job when all have passed.
 """
 
 from __future__ import annotations
@@ -22,13 +25,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moec.runtime.transport import make_transport
 from moec.runtime.transport.api import DTYPES, Group, Handle, Transport
+from moec.runtime.transport.factory import make_transport
 from moec.runtime.transport.loopback import run_ranks
+from moec.runtime.transport.mpi import MpiTransport
+from moec.runtime.transport.torch_dist import connect_over
 
 SUMMABLE = tuple(dtype for dtype in DTYPES if dtype != torch.bool)
 SHAPES = ((5,), (4, 3), (2, 3, 4), (0, 3), (3, 0), (1,))
-MEMBER_ORDER = ("self", "loopback", "mpi")  # their all-reduces add in member order as well
+ORDERED_SUMS = ("self", "loopback", "mpi")  # their all-reduces add in member order, too
 UNIT_ROUNDOFF = {torch.float32: 2**-24, torch.float64: 2**-53, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 
@@ -39,7 +44,7 @@ class Job:
     transport: Transport
     axes: dict[str, list[list[int]]]
     groups: dict[str, Group]
-    collectives: int = 0
+    ordered_blocks: bool  # reduce_scatter adds in member order
     members: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,11 +67,13 @@ def draw(rank: int, shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tens
     if dtype.is_floating_point:
         return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(dtype)
     low = 0 if dtype == torch.uint8 else -(2**30)  # sums of uint8 wrap, those of int32 as well
-    return torch.randint(low, 2**8 if dtype == torch.uint8 else 2**30, tuple(shape), generator=generator).to(dtype)
+    return torch.randint(low, 2**8 if dtype == torch.uint8 else 2**30, tuple(shape), generator=generator).to(
+        dtype
+    )
 
 
 def strided(x: Tensor) -> Tensor:
-    """The same values behind other strides: every second element of a larger tensor, dims reversed in memory."""
+    """The same values behind other strides: every second element, dims reversed in memory."""
     if x.dim() == 0:
         return x
     spread = x.new_zeros([2 * size for size in reversed(x.shape)]).permute(*reversed(range(x.dim())))
@@ -76,11 +83,11 @@ def strided(x: Tensor) -> Tensor:
 
 
 def same(result: Tensor, expected: Tensor) -> None:
-    """Bitwise equal, of the same shape and dtype, contiguous, outside autograd."""
+    """Equal, of the same shape and dtype, with the strides of the shape, outside autograd."""
     assert result.shape == expected.shape, (result.shape, expected.shape)
     assert result.dtype == expected.dtype, (result.dtype, expected.dtype)
     assert result.device == expected.device
-    assert result.is_contiguous()
+    assert result.stride() == torch.empty(result.shape).stride()
     assert not result.requires_grad
     assert torch.equal(result, expected), (result, expected)
 
@@ -95,17 +102,19 @@ def sum_in_member_order(parts: Sequence[Tensor]) -> Tensor:
 
 
 def near_sum(result: Tensor, parts: Sequence[Tensor]) -> None:
-    """Within the error of any order of summation: one rounding to the dtype, n in the arithmetic it is made in."""
+    """Within the error of any order of summation: n roundings in the arithmetic, one to the dtype."""
     dtype = parts[0].dtype
     if not dtype.is_floating_point:
         same(result, sum_in_member_order(parts))
         return
     stacked = torch.stack([part.double() for part in parts])
     arithmetic = UNIT_ROUNDOFF[torch.float64 if dtype == torch.float64 else torch.float32]
-    allowed = UNIT_ROUNDOFF[dtype] * 1.01 * stacked.sum(0).abs() + len(parts) * arithmetic * stacked.abs().sum(0)
+    allowed = UNIT_ROUNDOFF[dtype] * 1.01 * stacked.sum(0).abs() + len(
+        parts
+    ) * arithmetic * stacked.abs().sum(0)
     assert result.shape == parts[0].shape
     assert result.dtype == dtype
-    assert result.is_contiguous()
+    assert result.stride() == torch.empty(result.shape).stride()
     assert ((result.double() - stacked.sum(0)).abs() <= allowed).all(), (result, stacked.sum(0))
 
 
@@ -151,12 +160,12 @@ def scattered_sums(job: Job) -> None:
                 for x in (parts[group.index], strided(parts[group.index])):
                     result = group.reduce_scatter(x).wait()
                     near_sum(result, blocks)
-                    if job.transport.name != "nccl":
+                    if job.ordered_blocks:
                         same(result, sum_in_member_order(blocks))
 
 
 def sums(job: Job) -> None:
-    """all_reduce of every dtype and shape, small and large, is the sum, with the same bits on every member."""
+    """all_reduce of every dtype and shape, small and large, is the sum, with equal bits on all members."""
     for group, members in job.each_axis():
         for dtype in SUMMABLE:
             for shape in ((), *SHAPES, (257, 67)):
@@ -164,7 +173,7 @@ def sums(job: Job) -> None:
                 for x in (parts[group.index], strided(parts[group.index])):
                     result = group.all_reduce(x).wait()
                     near_sum(result, parts)
-                    if job.transport.name in MEMBER_ORDER:
+                    if job.transport.name in ORDERED_SUMS:
                         same(result, sum_in_member_order(parts))
                 same_on_all(job, members, result)
 
@@ -189,20 +198,25 @@ def half_sums_round_once(job: Job) -> None:
 def exchange_counts(size: int, seed: int, most: int = 4) -> list[list[int]]:
     """counts[i][j] rows from member i to member j; many are zero, and with luck a whole row or column."""
     generator = random.Random(seed)
-    counts = [[generator.choice((0, 0, generator.randint(1, most))) for _ in range(size)] for _ in range(size)]
+    counts = [
+        [generator.choice((0, 0, generator.randint(1, most))) for _ in range(size)] for _ in range(size)
+    ]
     silent = generator.randrange(size)
     return [[0] * size if i == silent else row for i, row in enumerate(counts)] if seed % 2 else counts
 
 
-def exchanged(job: Job, members: Sequence[int], counts: list[list[int]], row: Sequence[int], dtype: torch.dtype,
-              seed: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+def exchanged(
+    job: Job,
+    members: Sequence[int],
+    counts: list[list[int]],
+    row: Sequence[int],
+    dtype: torch.dtype,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
     """(what I send, what I shall receive)."""
     me = members.index(job.transport.rank)
     sent = [job.draw(rank, (sum(counts[i]), *row), dtype, seed) for i, rank in enumerate(members)]
-    blocks = [x.split(counts[i]) for i, x in enumerate(sent)]
-    return sent[me], torch.cat([theirs[me] for theirs in blocks]).reshape(-1, *row) if 0 not in row else sent[
-        me
-    ].new_empty((sum(counts[i][me] for i in range(len(members))), *row))
+    return sent[me], torch.cat([x.split(counts[i])[me] for i, x in enumerate(sent)])
 
 
 def all_to_alls(job: Job) -> None:
@@ -266,8 +280,8 @@ def waits_in_any_order(job: Job) -> None:
 def waits_do_not_need_waits(job: Job) -> None:
     """A collective ends once all have started it, also while another member waits for something else.
 
-    Member 0 waits for the sum on one axis before it starts the gather on another; all others wait for the gather
-    before the sum.
+    Member 0 waits for the sum on one axis before it starts the gather on another; all others wait for the
+    gather before the sum.
     """
     one, other = job.groups["world"], job.groups["reversed"]
     parts = [job.draw(rank, (40_000,), torch.int32) for rank in range(job.transport.world)]
@@ -297,25 +311,30 @@ def wrong_arguments(job: Job) -> None:
     """A wrong argument is a ValueError before anything is sent: the group is as good as before."""
     for group, _ in job.each_axis():
         x = torch.ones((2 * group.size, 2), device=job.transport.device)
-        n = group.size
-        refused = [
-            lambda: group.all_gather(x[0, 0]),
-            lambda: group.all_gather(x.to(torch.complex64)),
-            lambda: group.all_gather(x.to("meta")),
-            lambda: group.all_reduce(x > 0),
-            lambda: group.reduce_scatter(x > 0),
-            lambda: group.all_to_all(x, [1] * n, [1] * n),
-            lambda: group.all_to_all(x, [2] * (n + 1), [2] * n),
-            lambda: group.all_to_all(x, [2] * n, [2] * (n - 1)),
-            lambda: group.all_to_all(x, [2 * n + 1] + [0] * (n - 2) + [-1] * (n > 1), [0] * n),
-            lambda: group.broadcast(x, n),
-            lambda: group.broadcast(x, -1),
-        ]
-        if n > 1:
-            refused.append(lambda: group.reduce_scatter(x[1:]))
-        for call in refused:
+        for call in wrong_calls(group, x):
             raises_value_error(call)
-        same(group.all_reduce(x).wait(), x * n)
+        same(group.all_reduce(x).wait(), x * group.size)
+
+
+def wrong_calls(group: Group, x: Tensor) -> list[Callable[[], object]]:
+    """`x` is (2n, 2)."""
+    n = group.size
+    calls: list[Callable[[], object]] = [
+        lambda: group.all_gather(x[0, 0]),
+        lambda: group.all_gather(x.to(torch.complex64)),
+        lambda: group.all_gather(x.to("meta")),
+        lambda: group.all_reduce(x > 0),
+        lambda: group.reduce_scatter(x > 0),
+        lambda: group.all_to_all(x, [1] * n, [1] * n),
+        lambda: group.all_to_all(x, [2] * (n + 1), [2] * n),
+        lambda: group.all_to_all(x, [2] * n, [2] * (n - 1)),
+        lambda: group.all_to_all(x, [2 * n + 1, -1][:n], [2 * n + 1, -1][:n]),
+        lambda: group.broadcast(x, n),
+        lambda: group.broadcast(x, -1),
+    ]
+    if n > 1:
+        calls.append(lambda: group.reduce_scatter(x[1:]))
+    return calls
 
 
 def raises_value_error(call: Callable[[], object]) -> None:
@@ -329,12 +348,17 @@ def raises_value_error(call: Callable[[], object]) -> None:
 def wrong_partitions(job: Job) -> None:
     """An axis whose groups do not hold each rank once, or differ in size, is refused."""
     everybody = list(range(job.transport.world))
-    for partition in ([everybody[1:]], [everybody, [0]], [[*everybody, job.transport.world]], [[0], everybody[1:], []]):
+    for partition in (
+        [everybody[1:]],
+        [everybody, [0]],
+        [[*everybody, job.transport.world]],
+        [[0], everybody[1:], []],
+    ):
         raises_value_error(lambda partition=partition: job.transport.groups({"wrong": partition}))
 
 
 def random_program(job: Job) -> None:
-    """200 collectives drawn from one seed, at most 8 under way, each waited for when this rank's own dice say so."""
+    """200 collectives of one seed, at most 8 under way, each waited for when this rank's own dice say so."""
     program, dice = random.Random(1), random.Random(job.transport.rank)
     under_way: list[tuple[Handle, Callable[[Tensor], None]]] = []
     for step in range(200):
@@ -406,11 +430,11 @@ def partitions(world: int) -> dict[str, list[list[int]]]:
     }
 
 
-def check_all(transport: Transport) -> list[str]:
+def check_all(transport: Transport, ordered_blocks: bool = True) -> list[str]:
     """Run every check and return their names."""
     torch.set_num_threads(1)
     axes = partitions(transport.world)
-    job = Job(transport, axes, transport.groups(axes))
+    job = Job(transport, axes, transport.groups(axes), ordered_blocks)
     for check in CHECKS:
         run_check(job, check)
     transport.close()
@@ -433,16 +457,20 @@ def report(name: str, world: int, passed: list[str]) -> None:
     print(json.dumps({"transport": name, "world": world, "passed": passed}), flush=True)
 
 
-def main(name: str, *worlds: str) -> None:
+def main(name: str, *options: str) -> None:
     if name == "loopback":
-        for world in map(int, worlds):
+        for world in map(int, options):
             report(name, world, run_ranks(world, check_all)[0])
         return
-    transport = make_transport(name)
-    rank, world = transport.rank, transport.world
-    passed = check_all(transport)
-    if rank == 0:
-        report(transport.name, world, passed)
+    if "native" in options:
+        transport: Transport = connect_over(
+            MpiTransport(), name, local_rank=0, timeout_s=60, native_sums=True
+        )
+    else:
+        transport = make_transport(name, timeout_s=60)
+    passed = check_all(transport, ordered_blocks=name != "nccl" and not options)
+    if transport.rank == 0:
+        report(transport.name, transport.world, passed)
 
 
 if __name__ == "__main__":

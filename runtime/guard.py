@@ -1,0 +1,144 @@
+"""How a rank ends: `run_rank` makes a failure on one rank the end of the job, with one message and one exit
+code.
+
+A rank that merely raised would leave the others waiting for it for ever, whatever the MPI. What a rank cannot
+notice by itself, such as a peer that leaves with code 0 or hangs, is a watchdog's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from moec.runtime.errors import ExitCode
+from moec.runtime.launch import discover
+from moec.runtime.transport.api import Transport
+
+PATIENCE_S = 1.0
+"""How long a failing rank waits for the others to fail as well, so that one message can speak for all."""
+
+INTERRUPTED = 130  # as shells report SIGINT
+
+_job: ContextVar[Transport | None] = ContextVar("job", default=None)
+
+
+def end_job_through(transport: Transport) -> None:
+    """From now on, a failure in this process ends the job of `transport`."""
+    _job.set(transport)
+
+
+def run_rank(main: Callable[[], int]) -> int:
+    """Run `main` as this rank's program and return the exit code for `sys.exit`.
+
+    If `main` raises, the error is printed once for the job, naming the rank (and operation and `.moe` line,
+    if it carries them), and the job is ended with the error's exit code. A code other than 0 that `main`
+    returns, or gives to `sys.exit`, ends the job too, unless all ranks return with one.
+    """
+    try:
+        failure = _Failure(main(), "")
+    except SystemExit as request:
+        failure = _requested(request)
+    except BaseException as error:
+        failure = _Failure(exit_code_of(error), describe(error))
+    return failure.code and _end(failure)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The error's own `exit_code`, or 74 for the system's errors, 130 for an interrupt, 70 for a bug."""
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return int(code)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return ExitCode.INPUT_OUTPUT if isinstance(error, OSError) else ExitCode.INTERNAL
+
+
+def describe(error: BaseException) -> str:
+    """The message with operation and origin, or the whole traceback of what should never have been raised."""
+    if exit_code_of(error) == ExitCode.INTERNAL:
+        message = "".join(traceback.format_exception(error)).rstrip()
+    else:
+        message = str(error) or type(error).__name__
+    for label, name in (("during", "operation"), ("from", "origin")):
+        if detail := getattr(error, name, ""):
+            message += f"\n  {label} {detail}"
+    # What a file or a name brought in must not steer the terminal.
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in message)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why this rank ends: an exit code, and a message unless it has been said."""
+
+    code: int
+    message: str
+
+    def token(self) -> bytes:
+        """The code, and a digest by which ranks find out that they failed alike; always 33 bytes."""
+        return bytes([self.code & 0xFF]) + hashlib.sha256(self.message.encode()).digest()
+
+
+def _requested(request: SystemExit) -> _Failure:
+    if request.code is None or isinstance(request.code, int):
+        return _Failure(request.code or 0, "")
+    return _Failure(ExitCode.USER, str(request.code))
+
+
+def _end(failure: _Failure) -> int:
+    """Say why, end the job, and return its exit code."""
+    transport = _job.get()
+    if transport is None:
+        return _end_alone(failure)
+    tokens = transport.last_words(failure.token(), PATIENCE_S)
+    if tokens is None:
+        _say(failure.message or f"left with exit code {failure.code}", [transport.rank], transport.world)
+        transport.abort(failure.code)
+        return failure.code
+    alike = [rank for rank, token in enumerate(tokens) if token == failure.token()]
+    if failure.message and transport.rank == alike[0]:
+        _say(failure.message, alike, transport.world)
+    transport.last_words(failure.token(), PATIENCE_S)  # nobody ends the job before all have spoken
+    if failure.message and transport.world > 1:
+        transport.abort(_verdict(tokens))  # what is under way would keep MPI from finalizing
+    return _verdict(tokens)
+
+
+def _end_alone(failure: _Failure) -> int:
+    """The end of a rank that is in no job yet: its exit makes the launcher stop the others.
+
+    The failure is likely to be the same everywhere, so rank 0 speaks first. A rank that is still there after
+    a while has something of its own to say.
+    """
+    launch = discover()
+    if launch.rank:
+        time.sleep(PATIENCE_S)
+    if failure.message:
+        _say(failure.message, [launch.rank], launch.world or launch.rank + 1)
+    return failure.code
+
+
+def _verdict(tokens: list[bytes]) -> int:
+    """One exit code for all: the first that tells of a cause, since a lost peer is a consequence."""
+    codes = [token[0] for token in tokens]
+    return next((code for code in codes if code not in (0, ExitCode.LOST_PEER)), codes[0])
+
+
+def _say(message: str, ranks: list[int], world: int) -> None:
+    where = (
+        ""
+        if world == 1
+        else f" on all {world} ranks"
+        if len(ranks) == world
+        else f" on rank {_listed(ranks)}"
+    )
+    sys.stdout.flush()
+    print(f"moec: error{where}: {message}", file=sys.stderr, flush=True)
+
+
+def _listed(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")

@@ -1,0 +1,61 @@
+"""Making the transport that a user names. Each is imported when asked for, with the libraries it needs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch
+
+from moec.runtime.errors import UserError
+from moec.runtime.guard import end_job_through
+from moec.runtime.launch import Launch, check_library, check_world, discover
+from moec.runtime.transport.api import Transport
+from moec.runtime.transport.single import SingleTransport
+
+NAMES = ("self", "mpi", "gloo", "nccl")
+
+
+def make_transport(
+    name: str,
+    *,
+    device: torch.device | None = None,
+    timeout_s: float = 600.0,
+    launch: Launch | None = None,
+) -> Transport:
+    """Connect this process to its job.
+
+    `device` is where tensors are, for `self` and `mpi`; gloo and nccl have their own. `timeout_s` bounds each
+    collective of gloo and nccl; MPI has no time-out. `launch` says how the process was started (default:
+    look). Raises `EnvironmentMismatch` if the machine has not what the transport needs.
+    """
+    if name not in NAMES:
+        raise UserError(f"there is no transport {name!r}; choose one of {', '.join(NAMES)}")
+    transport = _connect(name, device, timeout_s, launch or discover())
+    end_job_through(transport)
+    return transport
+
+
+def _connect(name: str, device: torch.device | None, timeout_s: float, launch: Launch) -> Transport:
+    if name == "self":
+        transport: Transport = SingleTransport(device)
+        check_world(launch, transport)
+        return transport
+    if name == "mpi":
+        return _mpi(launch, device)
+    torch_dist = import_module("moec.runtime.transport.torch_dist")
+    options = {"local_rank": launch.local_rank, "timeout_s": timeout_s}
+    if launch.kind == "torchrun":
+        transport = torch_dist.connect_torchrun(name, **options)
+    else:
+        control = SingleTransport() if launch.kind == "single" else _mpi(launch, None)
+        transport = torch_dist.connect_over(control, name, **options)
+    return transport
+
+
+def _mpi(launch: Launch, device: torch.device | None) -> Transport:
+    """The mpi transport, if launcher and library are of one MPI."""
+    mpi = import_module("moec.runtime.transport.mpi")
+    check_library(launch, mpi.library())
+    transport: Transport = mpi.MpiTransport(device)
+    check_world(launch, transport)
+    return transport
