@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from moec.dsl.spec import DType, Spec
+from moec.runtime.abi.bundle import STEP_RESULTS
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.abi.program import Program
 
@@ -31,11 +32,15 @@ from .graph import PartitionedRegion, ReferenceRegion
 from .passes.insert_redistribution import insert_redistribution
 from .passes.lower_redistribution import lower_redistribution
 from .passes.place import place
+from .passes.propagate import propagate
 from .passes.split_collectives import split_collectives
 from .plan.degrees import resolve_degrees
 from .plan.plan import Plan, make_plan
 from .schedule.micro_batch import MicroBatch, build_micro_batch
-from .schedule.step import RESULTS, Step, build_step
+from .schedule.step import Step, build_step
+from .verify.differentiated import verify_differentiated
+from .verify.regions import verify_marked, verify_partitioned, verify_placed, verify_reference
+from .verify.schedule import verify_buffers, verify_micro_batch, verify_step
 
 DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "fp64": torch.float64}
 
@@ -69,11 +74,16 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     options = options or CompileOptions()
     mesh = resolve_degrees(spec.parallel, options.ranks)
     reference = build(spec.model, rank_shape(spec, mesh, options))
+    for region in reference.kinds.values():
+        verify_reference(region)
     plan = make_plan(reference, mesh, spec)
+    verify_buffers(plan.buffers, mesh)
     partitioned = {kind: partition(region, mesh) for kind, region in reference.kinds.items()}
     differentiated = {kind: differentiate(region, plan) for kind, region in partitioned.items()}
     micro_batch = build_micro_batch(reference.chain, differentiated, reference.loads, reference.shape.dtype)
+    verify_micro_batch(micro_batch)
     step = build_step(micro_batch, plan.micro_batches, mesh, spec.train, options.update)
+    verify_step(step, mesh)
     programs = emit(differentiated, micro_batch, step)
     return Compiled(
         spec, options, reference, plan, partitioned, differentiated, micro_batch, step, programs
@@ -91,8 +101,12 @@ def rank_shape(spec: Spec, mesh: Mesh, options: CompileOptions) -> Shape:
 def partition(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
     """One rank's part of a region."""
     placed = place(region, mesh)
+    verify_placed(placed)
     insert_redistribution(placed, mesh)
+    verify_marked(placed, mesh)
     lower_redistribution(placed, mesh)
+    propagate(placed)
+    verify_partitioned(placed, mesh)
     return placed
 
 
@@ -104,6 +118,7 @@ def differentiate(region: PartitionedRegion, plan: Plan) -> DifferentiatedRegion
     bound = bind(cut, plan.buffers[region.kind])
     for graph in (bound.forward, bound.backward):
         split_collectives(graph)
+    verify_differentiated(bound)
     return bound
 
 
@@ -132,5 +147,5 @@ def emit(
     programs["micro_batch"] = to_program(
         "micro_batch", micro_batch.graph, micro_batch.input_labels, ("losses", "loads")
     )
-    programs["step"] = to_program("step", step.graph, step.input_labels, RESULTS)
+    programs["step"] = to_program("step", step.graph, step.input_labels, STEP_RESULTS)
     return programs

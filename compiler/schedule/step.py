@@ -17,6 +17,7 @@ from torch import fx
 from moec.dsl.spec import Origin, TrainSpec
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer
+from moec.runtime.abi.bundle import STATE_PARTS, STEP_INPUTS
 from moec.runtime.abi.mesh import Mesh
 
 from .micro_batch import MicroBatch
@@ -24,18 +25,10 @@ from .nodes import Nodes
 
 _aten = torch.ops.aten
 
-BATCH = ("tokens", "targets", "sequences", "lr", "update")
-"""What a step is given: (M, B, S) int64 twice, (M,) int64, a number, and () float32 counting updates from 1."""
-
-PARTS = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
-"""The state of every buffer, each a shard (shard_numel,)."""
-
-RESULTS = ("losses", "loads", "grad_norm", "loss_tokens", "batch_tokens")
-
-
 @dataclass(frozen=True)
 class Step:
-    """The graph and its ports: `BATCH`, then for every part of `PARTS` the shards of `buffers` -> `RESULTS`."""
+    """The graph and its ports: `STEP_INPUTS`, then for every part of
+    `STATE_PARTS` the shards of `buffers` -> `STEP_RESULTS`."""
 
     graph: fx.Graph
     buffers: dict[str, Buffer]
@@ -43,7 +36,7 @@ class Step:
     @property
     def input_labels(self) -> tuple[str, ...]:
         """What each placeholder is."""
-        return (*BATCH, *(f"{name}.{part}" for part in PARTS for name in self.buffers))
+        return (*STEP_INPUTS, *(f"{name}.{part}" for part in STATE_PARTS for name in self.buffers))
 
 
 def build_step(
@@ -65,10 +58,10 @@ class _Scheduler:
     def __init__(self, micro_batch: MicroBatch, mesh: Mesh) -> None:
         self.micro_batch, self.mesh = micro_batch, mesh
         self.nodes = Nodes(fx.Graph())
-        self.batch = {name: self.nodes.placeholder(name) for name in BATCH}
+        self.batch = {name: self.nodes.placeholder(name) for name in STEP_INPUTS}
         self.state = {
             part: {name: self.nodes.placeholder(f"{name}.{part}") for name in micro_batch.buffers}
-            for part in PARTS
+            for part in STATE_PARTS
         }
 
     def micro_batches(self, count: int) -> tuple[fx.Node, fx.Node, fx.Node]:
@@ -121,7 +114,7 @@ class _Scheduler:
         for name, buffer in self.micro_batch.buffers.items():
             nodes.call(
                 machine_ops.adamw_,
-                *(self.state[part][name] for part in PARTS),
+                *(self.state[part][name] for part in STATE_PARTS),
                 self.batch["update"],
                 coefficient,
                 self.batch["lr"],

@@ -1,0 +1,69 @@
+"""A compilation -> a bundle on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+import moec
+from moec.dsl.parameters import count
+from moec.dsl.spec import Cosine, TrainSpec
+from moec.runtime.abi.bundle import FORMAT, VERSION, Manifest, Schedule, Toolchain, Training, write_bundle
+
+from ..pipeline import Compiled
+
+_DTYPE_NAMES: dict[torch.dtype, Literal["float32", "float64"]] = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def save(compiled: Compiled, path: Path) -> str:
+    """Write the bundle of a compilation at `path` and return its digest. Errors are those of `write_bundle`."""
+    checkpoint = compiled.spec.checkpoint
+    names = dict(checkpoint.tensors) if checkpoint is not None else {}
+    return write_bundle(path, manifest(compiled), compiled.programs, names, compiled.spec.text)
+
+
+def manifest(compiled: Compiled) -> Manifest:
+    """What a run needs to know, without the digests of files."""
+    model, shape = compiled.spec.model, compiled.reference.shape
+    total, active = count(model)
+    return Manifest(
+        format=FORMAT,
+        version=VERSION,
+        toolchain=Toolchain(moec=moec.__version__, torch=torch.__version__.split("+")[0]),
+        model=model.name,
+        vocab=model.vocab,
+        context=model.context,
+        parameters=total,
+        active_parameters=active,
+        init_std=model.init_std,
+        dtype=_DTYPE_NAMES[shape.dtype],
+        sequences=shape.sequences,
+        mesh=compiled.plan.mesh,
+        training=_training(compiled.spec.train),
+        chain=compiled.reference.chain,
+        buffers=compiled.plan.buffers,
+        losses=compiled.micro_batch.losses,
+        loads=compiled.micro_batch.loads,
+        options={"recompute": compiled.plan.recompute},
+        files={},
+    )
+
+
+def _training(train: TrainSpec) -> Training:
+    schedule = train.schedule
+    return Training(
+        sequence=train.sequence,
+        batch_sequences=train.batch_sequences,
+        micro_batches=train.micro_batches,
+        steps=train.steps,
+        epochs=train.epochs,
+        lr=train.optimizer.lr,
+        schedule=Schedule(
+            kind="cosine" if isinstance(schedule, Cosine) else "constant",
+            warmup=schedule.warmup,
+            floor=schedule.floor if isinstance(schedule, Cosine) else 1.0,
+        ),
+        seed=train.seed,
+    )

@@ -1,0 +1,22 @@
+"""propagate: compute the fake value of every node anew, after a pass changed what shapes depend on.
+
+Cutting the experts changes how many there are here, and rows that arrive by all-to-all have a size of their own: what
+is computed from them follows.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from ..graph import VAL, PartitionedRegion, value
+
+
+def propagate(region: PartitionedRegion) -> None:
+    """Edit the values of `region` in place."""
+    for node in region.nodes():
+        if node.op == "call_function":
+            with region.fake:
+                args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+                node.meta[VAL] = node.target(*args, **kwargs)  # type: ignore[operator]
+    output = region.graph.output_node()
+    output.meta[VAL] = tuple(value(node) for node in region.output_nodes())

@@ -1,0 +1,1 @@
+"""Verifiers: one a level. Each returns all that is wrong; the pipeline runs one after every pass."""

@@ -1,0 +1,97 @@
+"""Rules of the step: the gradient contract and the coverage of parameters, read off the graphs.
+
+    coverage            the slots of a buffer do not overlap and lie inside it; its shards are equal; every expert has a rank
+    micro-batch         every buffer's gradient is added to its shard exactly once, reduced over the axis that cuts it
+    step                every gradient is summed exactly once over the axis that repeats it, and counted once in the norm
+    one role            all ranks run this one program, so the order of collectives on every axis is the same for all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx
+
+from moec.runtime.abi import machine_ops
+from moec.runtime.abi.buffers import Buffer
+from moec.runtime.abi.bundle import STATE_PARTS, STEP_INPUTS
+from moec.runtime.abi.mesh import Mesh
+
+from ..errors import InternalCompilerError
+from ..schedule.micro_batch import INPUTS, MicroBatch
+from ..schedule.step import Step
+from .differentiated import instructions
+from .report import check
+
+
+def verify_buffers(buffers: dict[str, tuple[Buffer, ...]], mesh: Mesh) -> None:
+    """Coverage: every element of every parameter has exactly one owner on the owner axis."""
+    for kind, found in buffers.items():
+        for buffer in found:
+            for problem in _coverage(buffer, mesh):
+                raise InternalCompilerError(f"{kind}/{buffer.name}: {problem}")
+
+
+def _coverage(buffer: Buffer, mesh: Mesh) -> Iterator[str]:
+    end = 0
+    for slot in buffer.slots:
+        if slot.offset != end:
+            yield f"{slot.path} starts at {slot.offset}, not at {end}"
+        end = slot.offset + slot.numel
+        places = mesh.size(buffer.expert_axis) if buffer.expert_axis else 1
+        if slot.experts is not None and slot.local * places < slot.experts:
+            yield f"{slot.path}: {places} ranks of {slot.local} experts do not hold {slot.experts}"
+    if end > buffer.numel or buffer.numel % buffer.ranks or buffer.ranks != mesh.size(buffer.shard_axis):
+        yield f"{buffer.numel} elements in {buffer.ranks} shards do not hold {end}"
+    owners = buffer.ranks * (mesh.size(buffer.expert_axis) if buffer.expert_axis else 1)
+    if owners * mesh.size(buffer.replica_axis) != mesh.world or owners != mesh.size(buffer.owner_axis):
+        yield f"{owners} owners and {mesh.size(buffer.replica_axis)} replicas are not {mesh.world} ranks"
+
+
+def verify_micro_batch(micro_batch: MicroBatch) -> None:
+    """Raises InternalCompilerError with everything that is wrong."""
+    graph = micro_batch.graph
+    graph.lint()
+    states = len(micro_batch.buffers)
+    gradients = _placeholders(graph)[len(INPUTS) + states :]
+    problems = list(instructions(graph))
+    for gradient, buffer in zip(gradients, micro_batch.buffers.values(), strict=True):
+        additions = [user for user in gradient.users if user.target is machine_ops.accumulate_]
+        if len(additions) != 1 or len(gradient.users) != 1:
+            problems.append((gradient, f"is added to {len(additions)} times, used {len(gradient.users)} times"))
+        elif (axis := _reduced_over(additions[0])) != (buffer.shard_axis if buffer.ranks > 1 else None):
+            problems.append((additions[0], f"is reduced over {axis}, not over {buffer.shard_axis}"))
+    check("micro_batch", graph, problems)
+
+
+def verify_step(step: Step, mesh: Mesh) -> None:
+    """Raises InternalCompilerError with everything that is wrong."""
+    graph = step.graph
+    graph.lint()
+    first = len(STEP_INPUTS) + STATE_PARTS.index("gradient") * len(step.buffers)
+    gradients = _placeholders(graph)[first : first + len(step.buffers)]
+    problems = list(instructions(graph))
+    for gradient, buffer in zip(gradients, step.buffers.values(), strict=True):
+        sums = [user for user in gradient.users if user.target is machine_ops.all_reduce_start]
+        wanted = [buffer.replica_axis] if mesh.size(buffer.replica_axis) > 1 else []
+        if [user.args[1] for user in sums] != wanted:
+            problems.append((gradient, f"is summed over {[user.args[1] for user in sums]}, not over {wanted}"))
+        squares = [user for user in gradient.users if user.target is machine_ops.sum_of_squares]
+        if len(squares) != 1:
+            problems.append((gradient, f"counts {len(squares)} times in the gradient norm"))
+    check("step", graph, problems)
+
+
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op == "placeholder"]
+
+
+def _reduced_over(addition: fx.Node) -> str | None:
+    """The axis of the reduce-scatter that made what is added, None if there was none."""
+    source = addition.args[1]
+    assert isinstance(source, fx.Node)
+    if source.target is not machine_ops.wait:
+        return None
+    start = source.args[0]
+    assert isinstance(start, fx.Node)
+    return str(start.args[2]) if start.target is machine_ops.reduce_scatter_start else "no reduce-scatter"

@@ -1,0 +1,229 @@
+"""The bundle: what a compilation leaves on disk and a run starts from. A directory of data; nothing in it is code.
+
+    manifest.json     format version, digests, toolchain, mesh, shapes, buffers, training settings
+    programs.json     the programs of a rank: `step` and what it calls
+    checkpoint.json   parameter name -> tensor of the published checkpoint, where the model has a weight map
+    model.moe         the resolved source: compiling it again gives the same bundle
+    listing.txt       the programs as text, for people
+
+Written into a sibling directory first and renamed into place. The digest of a bundle is the digest of its manifest,
+which holds the digests of all other files; ranks compare it before they do anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .buffers import Buffer
+from .codec import FormatError, dump, from_data, parse_json, to_data
+from .mesh import Mesh
+from .program import Program, listing
+from .program_json import programs_from_data, programs_to_data
+
+FORMAT = "moec bundle"
+VERSION = 1
+
+STEP_INPUTS = ("tokens", "targets", "sequences", "lr", "update")
+"""What `step` takes first: (M, B, S) int64 twice, (M,) int64, a number, and () float32 counting updates from 1."""
+
+STATE_PARTS = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
+"""What it takes then: for every part the shards (shard_numel,) of all states."""
+
+STEP_RESULTS = ("losses", "loads", "grad_norm", "loss_tokens", "batch_tokens")
+
+_LIMITS_BYTES = {
+    "manifest.json": 64 << 20,
+    "programs.json": 1 << 30,
+    "checkpoint.json": 256 << 20,
+    "model.moe": 1 << 20,
+    "listing.txt": 1 << 30,
+}
+
+
+class NotABundleError(FormatError):
+    """The path holds something else: the user's mistake, not damage."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over steps: `kind`, warm-up steps, and the floor of a cosine as a factor of `lr`."""
+
+    kind: Literal["cosine", "constant"]
+    warmup: int
+    floor: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run needs to know beside its programs. Exactly one of `steps` and `epochs` is set."""
+
+    sequence: int
+    batch_sequences: int
+    micro_batches: int
+    steps: int | None
+    epochs: int | None
+    lr: float
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What made the bundle. torch's version counts: programs name its operations."""
+
+    moec: str
+    torch: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle but its programs."""
+
+    format: str
+    version: int
+    toolchain: Toolchain
+    model: str
+    vocab: int
+    context: int
+    parameters: int
+    active_parameters: int
+    init_std: float
+    dtype: Literal["float32", "float64"]
+    sequences: int  # of one rank's micro-batch
+    mesh: Mesh
+    training: Training
+    chain: tuple[tuple[str, str], ...]  # (instance, region kind), embedding to head
+    buffers: dict[str, tuple[Buffer, ...]]  # by region kind
+    losses: tuple[str, ...]  # of the step's first result
+    loads: tuple[tuple[str, int], ...]  # of its second: (name, experts)
+    options: dict[str, str]
+    files: dict[str, str]  # name -> SHA-256
+
+    @property
+    def world(self) -> int:
+        return self.mesh.world
+
+    def states(self) -> dict[str, Buffer]:
+        """State name -> buffer, in the order that `step` takes them."""
+        return {f"{at}/{b.name}": b for at, kind in self.chain for b in self.buffers[kind]}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory. `digest` names its exact content."""
+
+    manifest: Manifest
+    programs: Mapping[str, Program]
+    checkpoint: Mapping[str, str]
+    source: str
+    digest: str
+
+
+def write_bundle(
+    path: Path, manifest: Manifest, programs: Mapping[str, Program], checkpoint: Mapping[str, str], source: str
+) -> str:
+    """Write a bundle at `path`, replacing an older bundle there, and return its digest.
+
+    Raises NotABundleError if `path` is something else than a bundle, OSError if writing fails; `path` is then as it was.
+    """
+    if path.exists() and not (path / "manifest.json").is_file():
+        raise NotABundleError(f"{path} exists and is no bundle: not replaced")
+    files = {
+        "programs.json": dump(programs_to_data(programs)),
+        "checkpoint.json": dump(dict(checkpoint)),
+        "model.moe": source.encode(),
+        "listing.txt": "\n\n".join(map(listing, programs.values())).encode() + b"\n",
+    }
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files["manifest.json"] = dump(to_data(manifest) | {"files": digests})
+    _write_directory(path, files)
+    return hashlib.sha256(files["manifest.json"]).hexdigest()
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and check a bundle. Raises NotABundleError or FormatError; nothing of it is executed or trusted."""
+    if not (path / "manifest.json").is_file():
+        raise NotABundleError(f"{path} is no bundle: it has no manifest.json")
+    raw = _read_file(path, "manifest.json")
+    manifest = _manifest(raw)
+    content = {name: _read_file(path, name) for name in manifest.files}
+    for name, digest in manifest.files.items():
+        if hashlib.sha256(content[name]).hexdigest() != digest:
+            raise FormatError(f"{path / name} is damaged: its content does not have the digest in the manifest")
+    programs = programs_from_data(parse_json(content["programs.json"], "programs.json"), "programs.json")
+    _check_step(manifest, programs)
+    checkpoint = from_data(dict[str, str], parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json")
+    return Bundle(manifest, programs, checkpoint, content["model.moe"].decode(), hashlib.sha256(raw).hexdigest())
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest alone, for who only wants to know what a bundle is."""
+    if not (path / "manifest.json").is_file():
+        raise NotABundleError(f"{path} is no bundle: it has no manifest.json")
+    return _manifest(_read_file(path, "manifest.json"))
+
+
+def _manifest(raw: bytes) -> Manifest:
+    data = parse_json(raw, "manifest.json")
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise NotABundleError("manifest.json is not one of a moec bundle")
+    if data.get("version") != VERSION:
+        raise NotABundleError(f"bundle format {data.get('version')}; this moec reads {VERSION}: compile again")
+    try:
+        manifest = from_data(Manifest, data, "manifest.json")
+    except ValueError as error:
+        raise FormatError(f"manifest.json: {error}") from error
+    if manifest.files.keys() != _LIMITS_BYTES.keys() - {"manifest.json"}:
+        raise FormatError("manifest.json: files are not those of a bundle")
+    return manifest
+
+
+def _check_step(manifest: Manifest, programs: Mapping[str, Program]) -> None:
+    """The entry takes what the manifest says that there is."""
+    if "step" not in programs:
+        raise FormatError("programs.json: there is no program named step")
+    if len(programs["step"].inputs) != len(STEP_INPUTS) + len(STATE_PARTS) * len(manifest.states()):
+        raise FormatError("programs.json: step does not take the state that the manifest describes")
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    limit = _LIMITS_BYTES[name]
+    try:
+        with (path / name).open("rb") as file:
+            raw = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise FormatError(f"{path / name} is missing") from error
+    if len(raw) > limit:
+        raise FormatError(f"{path / name} is larger than {limit} bytes")
+    return raw
+
+
+def _write_directory(path: Path, files: Mapping[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        for name, content in files.items():
+            with (scratch / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        scratch.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.rename(old / "bundle")
+            scratch.rename(path)
+            shutil.rmtree(old)
+        else:
+            scratch.rename(path)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
