@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .diagnostics import Diagnostic, SourceErrors
-from .load import load, load_text
-from .spec import Spec
+from moec.dsl.diagnostics import Diagnostic, SourceErrors
+from moec.dsl.load import load, load_text
+from moec.dsl.spec import Spec
 
 __all__ = ["Diagnostic", "SourceErrors", "Spec", "load", "load_text"]

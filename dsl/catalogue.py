@@ -1,19 +1,20 @@
 """Every kind of mistake a `.moe` text can hold. Codes are stable: one is never given to another mistake.
 
-01 text and syntax, 02 names, 03 values, 04 model, 05 router and balance, 06 layers, 07 where it runs, 08 training,
-09 weight map, 10 config.json, 11 files and overrides, 12 limits, 13 not supported yet.
+01 text and syntax, 02 names, 03 values, 04 model, 05 router and balance, 06 layers, 07 where it runs, 08
+training, 09 weight map, 10 config.json, 11 files and overrides, 12 limits, 13 not supported yet.
 """
 
 from __future__ import annotations
 
-from .diagnostics import Kind
+from moec.dsl.diagnostics import Kind
 
 # --- 01 text and syntax ---
 BAD_CHARACTER = Kind(
     "MOE0101",
     "unexpected character",
-    "A text is made of names, numbers, strings in double quotes, comments after `#`, and the operators "
-    "= += + | . .. : , => ( ) [ ] { }. Any other character is an error outside of a comment or a string.",
+    "A text is made of names, numbers, strings in double quotes, comments after `#`, and the "
+    "operators = += + | . .. : , => ( ) [ ] { }. Any other character is an error outside of a comment "
+    "or a string.",
 )
 OPEN_STRING = Kind(
     "MOE0102",
@@ -23,28 +24,34 @@ OPEN_STRING = Kind(
 SYNTAX = Kind(
     "MOE0103",
     "syntax error",
-    "The text does not have the form of the language at this place. Statements stand on lines of their own or are "
-    "separated by commas; arguments of a component are written `name: value` and separated by commas.",
+    "The text does not have the form of the language at this place. Statements stand on lines of "
+    "their own or are separated by commas; arguments of a component are written `name: value` and "
+    "separated by commas.",
 )
 UNCLOSED = Kind(
     "MOE0104",
     "bracket never closed",
-    "Every `(`, `[` and `{` needs its closing partner. The place shown is the innermost one still open at the end.",
+    "Every `(`, `[` and `{` needs its closing partner. The place shown is the innermost one still "
+    "open at the end.",
 )
 BAD_NUMBER = Kind(
     "MOE0105",
     "malformed number",
-    "A number is written in digits, optionally grouped by `_`, with a decimal point or an exponent, and may end in a "
-    "prefix (K M G T P, or Ki Mi Gi Ti Pi for powers of 1024) and a unit (B, B/s).",
+    "A number is written in digits, optionally grouped by `_`, with a decimal point or an exponent, "
+    "and may end in a prefix (K M G T P, or Ki Mi Gi Ti Pi for powers of 1024) and a unit (B, B/s).",
 )
-NOT_TEXT = Kind("MOE0106", "not a text", "A `.moe` file is UTF-8 text of at most 1 MiB.")
+NOT_TEXT = Kind(
+    "MOE0106",
+    "not a text",
+    "A `.moe` file is UTF-8 text of at most 1 MiB.",
+)
 
 # --- 02 names ---
 UNKNOWN_BLOCK = Kind(
     "MOE0201",
     "unknown block",
-    "The blocks of a text are `model`, `parallel`, `precision`, `memory`, `train` and `checkpoint`; a model holds one "
-    "`layers` block and a checkpoint may hold a `config` block.",
+    "The blocks of a text are `model`, `parallel`, `precision`, `memory`, `train` and `checkpoint`; a "
+    "model holds one `layers` block and a checkpoint may hold a `config` block.",
 )
 UNKNOWN_SETTING = Kind(
     "MOE0202",
@@ -54,7 +61,8 @@ UNKNOWN_SETTING = Kind(
 UNKNOWN_COMPONENT = Kind(
     "MOE0203",
     "unknown component",
-    "What is called here is none of the components, schedules, optimizers or other constructs that can stand here.",
+    "What is called here is none of the components, schedules, optimizers or other constructs that "
+    "can stand here.",
 )
 UNKNOWN_ARGUMENT = Kind(
     "MOE0204",
@@ -64,20 +72,20 @@ UNKNOWN_ARGUMENT = Kind(
 UNKNOWN_NAME = Kind(
     "MOE0205",
     "unknown name",
-    "A name refers to a binding of the model (`norm = rms_norm(...)`, `dense_layers = [0, 3]`) or to a word that is "
-    "defined where it stands. Names of one block cannot be used in another.",
+    "A name refers to a binding of the model (`norm = rms_norm(...)`, `dense_layers = [0, 3]`) or to "
+    "a word that is defined where it stands. Names of one block cannot be used in another.",
 )
 DUPLICATE = Kind(
     "MOE0206",
     "given twice",
-    "A setting, binding, argument or block is given once in a file. To change one that comes with `use`, give it in "
-    "the present file: that replaces it.",
+    "A setting, binding, argument or block is given once in a file. To change one that comes with "
+    "`use`, give it in the present file: that replaces it.",
 )
 RESERVED = Kind(
     "MOE0207",
     "reserved name",
-    "`x`, `layer`, `layers`, `embed`, `logits`, `none`, `true`, `false`, `rest` and `_` have a fixed meaning in a model "
-    "and cannot be bound.",
+    "`x`, `layer`, `layers`, `embed`, `logits`, `none`, `true`, `false`, `rest` and `_` have a fixed "
+    "meaning in a model and cannot be bound.",
 )
 MISPLACED = Kind(
     "MOE0208",
@@ -104,13 +112,14 @@ MISSING_ARGUMENT = Kind(
 TOO_MANY_ARGUMENTS = Kind(
     "MOE0304",
     "argument by position",
-    "Only a few constructs take their first argument by position (`top(2)`, `swiglu(96)`); all others are written "
-    "`name: value`.",
+    "Only a few constructs take their first argument by position (`top(2)`, `swiglu(96)`); all others "
+    "are written `name: value`.",
 )
 WRONG_UNIT = Kind(
     "MOE0305",
     "wrong unit",
-    "The unit of the number does not fit the value: `batch` counts tokens or sequences, `device` counts bytes.",
+    "The unit of the number does not fit the value: `batch` counts tokens or sequences, `device` "
+    "counts bytes.",
 )
 
 # --- 04 model ---
@@ -127,8 +136,9 @@ NO_MODEL = Kind(
 NOT_DIVISIBLE = Kind(
     "MOE0403",
     "does not divide",
-    "Grouped-query attention needs heads to be a multiple of kv_heads. Without `head_dim`, width must be a multiple of "
-    "heads. Rotary positions pair the two halves of a head, so its size must be even.",
+    "Grouped-query attention needs heads to be a multiple of kv_heads. Without `head_dim`, width must "
+    "be a multiple of heads. Rotary positions pair the two halves of a head, so its size must be "
+    "even.",
 )
 TOO_MANY_PARAMETERS = Kind(
     "MOE0404",
@@ -138,8 +148,8 @@ TOO_MANY_PARAMETERS = Kind(
 ONE_SHARED = Kind(
     "MOE0405",
     "one shared expert",
-    "The shared expert is written `1 of swiglu(W)`. Several shared experts that every token passes compute the same as "
-    "one of their total width.",
+    "The shared expert is written `1 of swiglu(W)`. Several shared experts that every token passes "
+    "compute the same as one of their total width.",
 )
 
 # --- 05 router and balance ---
@@ -164,19 +174,20 @@ BAD_BALANCE = Kind(
 BAD_EQUATION = Kind(
     "MOE0601",
     "not an equation of a layer",
-    "A layer is a list of equations over the residual stream `x`: `x += f(norm(x))` or `x = f(x)`, where `f` and "
-    "`norm` are bindings of the model, or a `match layer { ... }` that chooses one.",
+    "A layer is a list of equations over the residual stream `x`: `x += f(norm(x))` or `x = f(x)`, "
+    "where `f` and `norm` are bindings of the model, or a `match layer { ... }` that chooses one.",
 )
 PARAMETERS_TWICE = Kind(
     "MOE0602",
     "two uses of one name",
-    "Every use of a component in a layer has parameters of its own, named after its binding, so a binding is used once "
-    "in a layer. Bind the component to a second name to use it twice.",
+    "Every use of a component in a layer has parameters of its own, named after its binding, so a "
+    "binding is used once in a layer. Bind the component to a second name to use it twice.",
 )
 LAYER_NOT_COVERED = Kind(
     "MOE0603",
     "layer without an arm",
-    "A `match layer` chooses a component for every layer: the first arm whose pattern holds. End it with `_ => ...`.",
+    "A `match layer` chooses a component for every layer: the first arm whose pattern holds. End it "
+    "with `_ => ...`.",
 )
 LAYER_OUT_OF_RANGE = Kind(
     "MOE0604",
@@ -186,8 +197,8 @@ LAYER_OUT_OF_RANGE = Kind(
 BAD_PATTERN = Kind(
     "MOE0605",
     "not a pattern of layers",
-    "A pattern is a layer `5`, a half-open range `0..3`, a list `[1, 7]`, the name of an integer or list binding, "
-    "`every(n)` for the layers i with (i + 1) % n == 0, or `_` for all.",
+    "A pattern is a layer `5`, a half-open range `0..3`, a list `[1, 7]`, the name of an integer or "
+    "list binding, `every(n)` for the layers i with (i + 1) % n == 0, or `_` for all.",
 )
 BAD_HEAD = Kind(
     "MOE0606",
@@ -211,7 +222,8 @@ SEQUENCE_TOO_LONG = Kind(
 BATCH_NOT_MULTIPLE = Kind(
     "MOE0802",
     "batch holds no whole number of sequences",
-    "`batch` counts tokens of the global batch and is a multiple of `sequence`. `batch = N sequences` always is.",
+    "`batch` counts tokens of the global batch and is a multiple of `sequence`. `batch = N sequences` "
+    "always is.",
 )
 STEPS_AND_EPOCHS = Kind(
     "MOE0803",
@@ -228,13 +240,15 @@ MICRO_BATCHES = Kind(
 BAD_RULE = Kind(
     "MOE0901",
     "not a rule of a weight map",
-    'A rule is `parameter = "tensor"`. Left, `layers[i]` and `expert[e]` stand for every layer and expert and '
-    "`{q,k,v}` for alternatives; right, `{i}` and `{e}` stand for their numbers and `{}` for the alternative.",
+    'A rule is `parameter = "tensor"`. Left, `layers[i]` and `expert[e]` stand for every layer and '
+    "expert and `{q,k,v}` for alternatives; right, `{i}` and `{e}` stand for their numbers and `{}` "
+    "for the alternative.",
 )
 UNMAPPED = Kind(
     "MOE0902",
     "parameter without a tensor",
-    "The weight map must be a bijection: every parameter of the model has exactly one tensor of the checkpoint.",
+    "The weight map must be a bijection: every parameter of the model has exactly one tensor of the "
+    "checkpoint.",
 )
 MAPPED_TWICE = Kind(
     "MOE0903",
@@ -244,8 +258,8 @@ MAPPED_TWICE = Kind(
 TENSOR_TWICE = Kind(
     "MOE0904",
     "two parameters, one tensor",
-    "Two parameters of the model are mapped to the same tensor of the checkpoint; import would fill both from it and "
-    "export would lose one.",
+    "Two parameters of the model are mapped to the same tensor of the checkpoint; import would fill "
+    "both from it and export would lose one.",
 )
 NO_SUCH_PARAMETER = Kind(
     "MOE0905",
@@ -262,8 +276,8 @@ MAPPED_AND_IGNORED = Kind(
 BAD_CONFIG_ENTRY = Kind(
     "MOE1001",
     "not an entry of a config block",
-    "An entry is `key = path` (a value of the model, by its path), `key = constant`, or either with `else VALUE` for "
-    "files that lack the key; spellings of one key are joined by `|`.",
+    "An entry is `key = path` (a value of the model, by its path), `key = constant`, or either with "
+    "`else VALUE` for files that lack the key; spellings of one key are joined by `|`.",
 )
 CONFIG_PATH = Kind(
     "MOE1002",
@@ -273,8 +287,8 @@ CONFIG_PATH = Kind(
 CONFIG_MISMATCH = Kind(
     "MOE1003",
     "config.json says something else",
-    "The model text fixes this value, and the config.json at hand has another: it describes a model that the text "
-    "cannot express.",
+    "The model text fixes this value, and the config.json at hand has another: it describes a model "
+    "that the text cannot express.",
 )
 CONFIG_MISSING = Kind(
     "MOE1004",
@@ -284,8 +298,8 @@ CONFIG_MISSING = Kind(
 CONFIG_UNKNOWN = Kind(
     "MOE1005",
     "unknown key in config.json",
-    "The key is neither bound by the model text nor known to have no effect on what the model computes, so it could "
-    "change the meaning of the weights.",
+    "The key is neither bound by the model text nor known to have no effect on what the model "
+    "computes, so it could change the meaning of the weights.",
 )
 CONFIG_VALUE = Kind(
     "MOE1006",
@@ -297,7 +311,8 @@ CONFIG_VALUE = Kind(
 NO_SUCH_MODEL = Kind(
     "MOE1101",
     "no such model or file",
-    '`use name` takes a shipped model (see `moec models`); `use "path.moe"` takes a file, relative to the present one.',
+    '`use name` takes a shipped model (see `moec models`); `use "path.moe"` takes a file, relative to '
+    "the present one.",
 )
 USE_CYCLE = Kind(
     "MOE1102",
@@ -312,8 +327,9 @@ BAD_OVERRIDE = Kind(
 UNKNOWN_PATH = Kind(
     "MOE1104",
     "no such path",
-    "The path of an override leads to no value. Paths follow the text: block and setting (`train.sequence`), binding "
-    "and argument (`attention.heads`), router stage (`experts.router.top`); settings of `model` need no prefix.",
+    "The path of an override leads to no value. Paths follow the text: block and setting "
+    "(`train.sequence`), binding and argument (`attention.heads`), router stage "
+    "(`experts.router.top`); settings of `model` need no prefix.",
 )
 UNREADABLE = Kind(
     "MOE1105",
@@ -325,17 +341,21 @@ UNREADABLE = Kind(
 TOO_LARGE = Kind(
     "MOE1201",
     "text too large",
-    "A text is limited in bytes, tokens, length of names, items of lists and files it uses, so that every input is "
-    "answered at once.",
+    "A text is limited in bytes, tokens, length of names, items of lists and files it uses, so that "
+    "every input is answered at once.",
 )
-TOO_DEEP = Kind("MOE1202", "nested too deep", "Brackets nest at most 64 deep.")
+TOO_DEEP = Kind(
+    "MOE1202",
+    "nested too deep",
+    "Brackets nest at most 64 deep.",
+)
 
 # --- 13 not supported yet ---
 NOT_YET = Kind(
     "MOE1301",
     "not supported yet",
-    "The construct belongs to the language, but this version cannot compile it. The language reference lists what "
-    "answers so.",
+    "The construct belongs to the language, but this version cannot compile it. The language "
+    "reference lists what answers so.",
 )
 
 ALL: tuple[Kind, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Kind))

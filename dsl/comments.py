@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from . import syntax as s
-from .source import SourceText, Span
-from .tokens import Comment
+from moec.dsl import syntax as s
+from moec.dsl.source import SourceText, Span
+from moec.dsl.tokens import Comment
 
-Node = TypeVar("Node", s.Item, s.Statement, s.Argument, s.Arm)
+Child = s.Item | s.Argument | s.Arm
+Node = TypeVar("Node", bound=Child)
 
 
 def attach(file: s.File, comments: Sequence[Comment]) -> s.File:
     """The same tree with every comment as trivia of a node, above it or at the end of its line.
 
-    Comments in places where the formatter has no line of its own (inside a pipeline, say) move above the statement.
+    Comments in places where the formatter has no line of its own (inside a pipeline, say) move above the
+    statement.
     """
     work = _Attach(list(comments))
     items, tail = work.children(file.items, 0, file.span.end)
@@ -57,14 +59,15 @@ class _Attach:
             limit = nodes[index + 1].span.start if index + 1 < len(nodes) else end
             trailing = self._take_trailing(node.span, limit)
             leading = _lines([*before, *strays], position, node.span)
-            result.append(replace(inner, trivia=s.Trivia(leading, trailing.text if trailing else None)))
+            trivia = s.Trivia(leading, trailing.text if trailing else None)
+            result.append(cast("Node", replace(inner, trivia=trivia)))  # `inside` keeps the kind of node
             position = trailing.span.end if trailing else node.span.end
         source = nodes[0].span.source if nodes else None
         rest = self._take_before(end)
         tail = _lines(rest, position, Span(source or rest[0].span.source, end, end)) if rest else ()
         return tuple(result), _strip_end(tail)
 
-    def inside(self, node: Node) -> tuple[Node, list[Comment]]:
+    def inside(self, node: Child) -> tuple[Child, list[Comment]]:
         """The node with the comments inside it placed, and those that have no place there."""
         match node:
             case s.Block():

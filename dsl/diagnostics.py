@@ -1,15 +1,19 @@
-"""Diagnostics as data: what is wrong, where, and what would be right. `render` turns them into text or JSON."""
+"""Diagnostics as data: what is wrong, where, and what would be right.
+
+`render` turns them into text or JSON.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
-from .source import Span
+from moec.dsl.source import Span
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,17 @@ class Diagnostic:
 
     @property
     def code(self) -> str:
+        """The stable code, such as MOE0103."""
         return self.kind.code
 
     @property
     def title(self) -> str:
+        """The kind of mistake in a few words."""
         return self.kind.title
 
 
 class Mistake(Exception):  # noqa: N818  (a user's mistake, not an error of ours)
-    """Carries one diagnostic up to the nearest `DiagnosticBag.guard`."""
+    """Carries one diagnostic up to the nearest `DiagnosticBag.attempt`."""
 
     def __init__(self, diagnostic: Diagnostic) -> None:
         super().__init__(diagnostic.label)
@@ -88,13 +94,13 @@ class DiagnosticBag:
             self._seen.add(key)
             self._found.append(diagnostic)
 
-    def guard(self, action: Callable[[], T], otherwise: T) -> T:
-        """The result of `action`, or `otherwise` after keeping the mistake it raised."""
+    def attempt(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """The result of `action`, or None after keeping the mistake it raised."""
         try:
-            return action()
+            return action(*args, **kwargs)
         except Mistake as mistake:
             self.add(mistake.diagnostic)
-            return otherwise
+            return None
 
     def raise_first(self) -> None:
         """Raise the first mistake collected, if there is any, for the caller's bag to keep."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from . import syntax as s
-from .quantities import group
+from moec.dsl import syntax as s
+from moec.dsl.quantities import group
 
 WIDTH = 88
 INDENT = "    "

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import catalogue as c
-from . import spec as m
-from . import syntax as s
-from .check import check_file
-from .diagnostics import DiagnosticBag, Mistake, nearest
-from .limits import FILE_BYTES
-from .override import apply_overrides
-from .resolve import FindModel, Resolver, no_models, read_source
-from .source import SourceText
+from moec.dsl import catalogue as c
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.check import check_file
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
+from moec.dsl.limits import FILE_BYTES
+from moec.dsl.override import apply_overrides
+from moec.dsl.resolve import FindModel, Resolver, no_models, read_source
+from moec.dsl.source import SourceText
 
 
 def load(
@@ -24,11 +24,11 @@ def load(
 ) -> m.Spec:
     """A checked spec from a file, or from a shipped model by its bare name.
 
-    `find_model` gives (file name, text) of a shipped model or None; `shipped` lists their names, for suggestions.
-    Raises SourceErrors with everything that is wrong.
+    `find_model` gives (file name, text) of a shipped model or None; `shipped` lists their names, for
+    suggestions. Raises SourceErrors with everything that is wrong.
     """
     bag = DiagnosticBag()
-    found = bag.guard(lambda: _read(spec, find_model, shipped), None)
+    found = bag.attempt(_read, spec, find_model, shipped)
     if found is None:
         bag.raise_if_any()
     assert found is not None
@@ -44,7 +44,8 @@ def load_text(
     shipped: Sequence[str] = (),
     folder: Path | None = None,
 ) -> m.Spec:
-    """A checked spec from a text; `use "file.moe"` in it is relative to `folder`, by default the working directory.
+    """A checked spec from a text; `use "file.moe"` in it is relative to `folder`, by default the working
+    directory.
 
     `load_text(spec.text)` gives a spec equal to `spec`, which came from anywhere.
     """

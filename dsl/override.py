@@ -1,17 +1,20 @@
-"""`--set PATH=VALUE` as an edit of the syntax tree. The value is checked later like any other, at its own text."""
+"""`--set PATH=VALUE` as an edit of the syntax tree.
+
+The value is checked later like any other; its place is in the text of the override.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from . import catalogue as c
-from . import syntax as s
-from .diagnostics import DiagnosticBag, Mistake
-from .limits import OVERRIDES
-from .parse import parse_expression
-from .paths import NoPath, write
-from .source import SourceText, Span
+from moec.dsl import catalogue as c
+from moec.dsl import syntax as s
+from moec.dsl.diagnostics import DiagnosticBag, Mistake
+from moec.dsl.limits import OVERRIDES
+from moec.dsl.parse import parse_expression
+from moec.dsl.paths import NoPath, write
+from moec.dsl.source import SourceText, Span
 
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,15}")
 _LENGTH = 100_000  # characters of one override
@@ -23,7 +26,7 @@ def apply_overrides(file: s.File, overrides: Sequence[str], bag: DiagnosticBag) 
         bag.add(c.TOO_LARGE.at(None, f"at most {OVERRIDES} overrides"))
         return file
     for text in overrides:
-        file = bag.guard(lambda t=text, f=file: _apply(f, t, bag), file)  # type: ignore[misc]
+        file = bag.attempt(_apply, file, text, bag) or file
     return file
 
 

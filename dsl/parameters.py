@@ -1,7 +1,7 @@
 """The parameters of a model: names, shapes, initialisation and counts, derived from its `ModelSpec` alone.
 
-One table serves everyone who needs to know: `moec models` counts it, the checker proves the weight map against it,
-the compiler lays it out, the runtime draws it. Names are paths: `layers.3.experts.expert.5.gate`.
+One table serves everyone who needs to know: `moec models` counts it, the checker proves the weight map
+against it, the compiler lays it out, the runtime draws it. Names are paths: `layers.3.experts.expert.5.gate`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
-from .spec import Call, Expression, Gqa, Layer, ModelSpec, Moe, Origin, RmsNorm, SwiGlu, Var
+from moec.dsl.spec import Call, Expression, Gqa, Layer, ModelSpec, Moe, Origin, RmsNorm, SwiGlu, Var
 
 Init = Literal["normal", "ones", "zeros"]
 
@@ -20,8 +20,8 @@ Init = Literal["normal", "ones", "zeros"]
 class Parameter:
     """One tensor of a region, or one per expert.
 
-    `path` is relative to the region. With `experts`, it holds one `{}` for the expert's index, there are `experts` of
-    them, each of `shape`, and they are stored stacked as (experts, *shape).
+    `path` is relative to the region. With `experts`, it holds one `{}` for the expert's index, there are
+    `experts` of them, each of `shape`, and they are stored stacked as (experts, *shape).
     """
 
     path: str
@@ -38,6 +38,7 @@ class Parameter:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
+        """The shape it is stored in: experts stacked in front."""
         return self.shape if self.experts is None else (self.experts, *self.shape)
 
     def names(self, region: str) -> Iterator[str]:
@@ -78,7 +79,7 @@ def model_parameters(model: ModelSpec) -> Iterator[tuple[str, Parameter]]:
 
 
 def count(model: ModelSpec) -> tuple[int, int]:
-    """(total, active) parameters; active counts what one token passes through, the embedding table included."""
+    """(total, active) parameters; active counts what one token passes through, the embedding included."""
     total = active = 0
     for _, parameter in model_parameters(model):
         size = prod(parameter.shape)

@@ -1,7 +1,7 @@
 """Tokens -> syntax tree. The only file that imports lark.
 
-After a syntax error parsing goes on at the next line that starts in the first column, so that one load reports the
-errors of all blocks.
+After a syntax error parsing goes on at the next line that starts in the first column, so that one load
+reports the errors of all blocks.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 import lark
 from lark.visitors import Transformer_NonRecursive
 
-from . import catalogue as c
-from . import syntax as s
-from .comments import attach
-from .diagnostics import Diagnostic, DiagnosticBag, Mistake
-from .quantities import BadNumber, parse_quantity
-from .source import SourceText, Span
-from .tokens import Token, Tokens, tokenize
+from moec.dsl import catalogue as c
+from moec.dsl import syntax as s
+from moec.dsl.comments import attach
+from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, Mistake
+from moec.dsl.quantities import BadNumber, parse_quantity
+from moec.dsl.source import SourceText, Span
+from moec.dsl.tokens import Token, tokenize
 
 _WORDS = {
-    "NAME": "a name", "NUMBER": "a number", "STRING": "a string", "SEP": "a new line", "EQ": "`=`", "PLUSEQ": "`+=`",
-    "PIPE": "`|`", "PLUS": "`+`", "ARROW": "`=>`", "DOT": "`.`", "DOTDOT": "`..`", "COLON": "`:`", "COMMA": "`,`",
-    "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "USE": "`use`",
-    "OF": "`of`", "ELSE": "`else`", "MATCH": "`match`", "UNIT": "`tokens` or `sequences`", "$END": "the end",
+    "NAME": "a name", "NUMBER": "a number", "STRING": "a string", "UNIT": "`tokens` or `sequences`",
+    "SEP": "a new line", "EQ": "`=`", "PLUSEQ": "`+=`", "PIPE": "`|`", "PLUS": "`+`", "ARROW": "`=>`",
+    "DOT": "`.`", "DOTDOT": "`..`", "COLON": "`:`", "COMMA": "`,`", "LPAR": "`(`", "RPAR": "`)`",
+    "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "USE": "`use`", "OF": "`of`",
+    "ELSE": "`else`", "MATCH": "`match`", "$END": "the end",
 }  # fmt: skip
 _VALUE = frozenset(("NAME", "NUMBER", "STRING", "LPAR", "LSQB", "MATCH"))
 
@@ -44,16 +45,17 @@ def parse_text(source: SourceText, bag: DiagnosticBag) -> s.File:
 
 
 def parse_expression(source: SourceText, bag: DiagnosticBag, start: int = 0) -> s.Expr | None:
-    """A text that is one expression from `start` on, as the VALUE of `--set`; None after reporting an error."""
+    """A text that is one expression from `start` on, as the VALUE of `--set`; None after an error."""
     before = len(bag)
     tokens = tokenize(source, bag, start)
     if len(bag) > before:
         return None
     try:
-        return _Builder(source, bag).build(_feed(tokens.tokens, source, "expr"))
+        expr: s.Expr = _Builder(source, bag).build(_feed(tokens.tokens, source, "expr"))
     except _Unexpected as error:
         bag.add(error.diagnostic)
         return None
+    return expr
 
 
 class _Unexpected(Mistake):
@@ -79,9 +81,10 @@ def _parse_until_error(
 
 def _items_before(tokens: tuple[Token, ...], source: SourceText, bag: DiagnosticBag) -> tuple[s.Item, ...]:
     try:
-        return _Builder(source, bag).build(_feed(tokens, source, "file"))
+        items: tuple[s.Item, ...] = _Builder(source, bag).build(_feed(tokens, source, "file"))
     except _Unexpected:  # the fault lies before the last start: these items cannot be told apart
         return ()
+    return items
 
 
 def _starts_item(token: Token) -> bool:
@@ -104,13 +107,25 @@ def _grammar() -> lark.Lark:
     )
 
 
+def _start(part: Any) -> int:
+    start = part.start_pos if isinstance(part, lark.Token) else part.span.start
+    assert isinstance(start, int)
+    return start
+
+
+def _end(part: Any) -> int:
+    end = part.end_pos if isinstance(part, lark.Token) else part.span.end
+    assert isinstance(end, int)
+    return end
+
+
 class _NoLexer(lark.lexer.Lexer):
     """Tokens are fed by hand, so that limits and messages are ours."""
 
     def __init__(self, _config: object) -> None:
         pass
 
-    def lex(self, lexer_state: object, parser_state: object) -> Any:  # noqa: ANN401  (lark's own signature)
+    def lex(self, lexer_state: object, parser_state: object) -> Any:
         raise NotImplementedError
 
 
@@ -122,8 +137,13 @@ def _feed(tokens: tuple[Token, ...], source: SourceText, start: str) -> Any:
         try:
             result = parser.feed_token(_lark_token(token))
         except lark.exceptions.UnexpectedToken:
-            raise _Unexpected(_unexpected(token, parser.accepts(), tokens, index), index) from None
+            raise _Unexpected(_unexpected(token, _accepted(parser), tokens, index), index) from None
     return result
+
+
+def _accepted(parser: Any) -> set[str]:
+    """The kinds of token that could come next (lark leaves its types open here)."""
+    return set(parser.accepts())
 
 
 def _lark_token(token: Token) -> lark.Token:
@@ -163,15 +183,18 @@ def _expected(accepted: set[str]) -> str:
     return " or ".join((", ".join(words[:-1]), words[-1])) if len(words) > 1 else "".join(words) or "the end"
 
 
-def _tokens(children: list[Any], kind: str) -> list[lark.Token]:
+Children = list[Any]  # of a rule: nodes already built, tokens, and None for an absent optional part
+
+
+def _tokens(children: Children, kind: str) -> list[lark.Token]:
     return [child for child in children if isinstance(child, lark.Token) and child.type == kind]
 
 
-def _nodes(children: list[Any]) -> tuple[Any, ...]:
+def _nodes(children: Children) -> tuple[Any, ...]:
     return tuple(child for child in children if child is not None and not isinstance(child, lark.Token))
 
 
-class _Builder(Transformer_NonRecursive):
+class _Builder(Transformer_NonRecursive[lark.Token, Any]):
     """lark's tree -> the syntax tree, without recursion: one method per rule of the grammar."""
 
     def __init__(self, source: SourceText, bag: DiagnosticBag) -> None:
@@ -180,31 +203,30 @@ class _Builder(Transformer_NonRecursive):
         self._bag = bag
 
     def build(self, tree: Any) -> Any:
+        """What the root of lark's tree stands for."""
         return self.transform(tree)
 
-    def _span(self, children: list[Any]) -> Span:
+    def _span(self, children: Children) -> Span:
         present = [child for child in children if child is not None]
         first, last = present[0], present[-1]
-        start = first.start_pos if isinstance(first, lark.Token) else first.span.start
-        end = last.end_pos if isinstance(last, lark.Token) else last.span.end
-        return Span(self._source, start, end)
+        return Span(self._source, _start(first), _end(last))
 
     # --- items and statements ---
 
-    def file(self, children: list[Any]) -> tuple[s.Item, ...]:
+    def file(self, children: Children) -> tuple[s.Item, ...]:
         return children[0] or ()
 
-    def items(self, children: list[Any]) -> tuple[s.Item, ...]:
+    def items(self, children: Children) -> tuple[s.Item, ...]:
         return _nodes(children)
 
-    def body(self, children: list[Any]) -> tuple[s.Statement, ...]:
+    def body(self, children: Children) -> tuple[s.Statement, ...]:
         return _nodes(children)
 
-    def use(self, children: list[Any]) -> s.Use:
+    def use(self, children: Children) -> s.Use:
         target = children[1]
         return s.Use(target.strip('"'), target.type == "STRING", self._span(children))
 
-    def block(self, children: list[Any]) -> s.Block:
+    def block(self, children: Children) -> s.Block:
         kind, header, _, body, _ = children
         return s.Block(self._name(kind), self._header(header), body or (), self._span(children))
 
@@ -216,16 +238,16 @@ class _Builder(Transformer_NonRecursive):
             return None
         return self._name(header) if header.type == "NAME" else self._number(header, None)
 
-    def setting(self, children: list[Any]) -> s.Setting:
+    def setting(self, children: Children) -> s.Setting:
         targets, operator, value, _, fallback = children
         add = operator.type == "PLUSEQ"
         span = Span(self._source, targets[0].span.start, (fallback or value).span.end)
         return s.Setting(targets, add, value, fallback, span)
 
-    def targets(self, children: list[Any]) -> tuple[s.Target, ...]:
+    def targets(self, children: Children) -> tuple[s.Target, ...]:
         return _nodes(children)
 
-    def target(self, children: list[Any]) -> s.Target:
+    def target(self, children: Children) -> s.Target:
         first = children[0]
         if first.type == "STRING":
             return s.Target((s.Field(first[1:-1]),), True, self._span(children))
@@ -233,33 +255,33 @@ class _Builder(Transformer_NonRecursive):
         end = children[-1][1] if len(children) > 1 else first.end_pos
         return s.Target(steps, False, Span(self._source, first.start_pos, end))
 
-    def field(self, children: list[Any]) -> tuple[s.Field, int]:
+    def field(self, children: Children) -> tuple[s.Field, int]:
         return s.Field(str(children[1])), children[1].end_pos
 
-    def index(self, children: list[Any]) -> tuple[s.Index, int]:
+    def index(self, children: Children) -> tuple[s.Index, int]:
         return s.Index(str(children[1])), children[2].end_pos
 
-    def choice(self, children: list[Any]) -> tuple[s.Choice, int]:
+    def choice(self, children: Children) -> tuple[s.Choice, int]:
         return s.Choice(children[2]), children[3].end_pos
 
-    def names(self, children: list[Any]) -> tuple[str, ...]:
+    def names(self, children: Children) -> tuple[str, ...]:
         return tuple(str(name) for name in _tokens(children, "NAME"))
 
     # --- expressions ---
 
-    def pipe(self, children: list[Any]) -> s.Expr:
+    def pipe(self, children: Children) -> s.Expr:
         stages = _nodes(children)
         return stages[0] if len(stages) == 1 else s.Pipe(stages, self._span(children))
 
-    def sum(self, children: list[Any]) -> s.Expr:
+    def sum_of(self, children: Children) -> s.Expr:
         terms = _nodes(children)
         return terms[0] if len(terms) == 1 else s.Sum(terms, self._span(children))
 
-    def repeat(self, children: list[Any]) -> s.Expr:
+    def repeat(self, children: Children) -> s.Expr:
         count, of, body = children
         return count if of is None else s.Repeat(count, body, self._span(children))
 
-    def number(self, children: list[Any]) -> s.Number:
+    def number(self, children: Children) -> s.Number:
         return self._number(children[0], children[1])
 
     def _number(self, token: lark.Token, word: lark.Token | None) -> s.Number:
@@ -270,37 +292,37 @@ class _Builder(Transformer_NonRecursive):
             self._bag.add(c.BAD_NUMBER.at(span, str(error)))
         return s.Number(str(token), str(word or ""), span)
 
-    def string(self, children: list[Any]) -> s.String:
+    def string(self, children: Children) -> s.String:
         return s.String(str(children[0])[1:-1], self._span(children))
 
-    def ref(self, children: list[Any]) -> s.Ref:
+    def ref(self, children: Children) -> s.Ref:
         return s.Ref(tuple(str(name) for name in _tokens(children, "NAME")), self._span(children))
 
-    def call(self, children: list[Any]) -> s.Invoke:
+    def call(self, children: Children) -> s.Invoke:
         callee, _, arguments, _ = children
         return s.Invoke(callee, arguments or (), self._span(children))
 
-    def list(self, children: list[Any]) -> s.ListOf:
+    def list_of(self, children: Children) -> s.ListOf:
         return s.ListOf(children[1] or (), self._span(children))
 
-    def tuple(self, children: list[Any]) -> s.Expr:
+    def tuple_of(self, children: Children) -> s.Expr:
         items = children[1]
         return items[0] if len(items) == 1 else s.TupleOf(items, self._span(children))
 
-    def range(self, children: list[Any]) -> s.Range:
+    def range_of(self, children: Children) -> s.Range:
         return s.Range(children[0], children[2], self._span(children))
 
-    def arguments(self, children: list[Any]) -> tuple[s.Argument, ...]:
+    def arguments(self, children: Children) -> tuple[s.Argument, ...]:
         return _nodes(children)
 
-    def exprs(self, children: list[Any]) -> tuple[s.Expr, ...]:
+    def exprs(self, children: Children) -> tuple[s.Expr, ...]:
         return _nodes(children)
 
-    def argument(self, children: list[Any]) -> s.Argument:
+    def argument(self, children: Children) -> s.Argument:
         name, _, value = children
         return s.Argument(str(name) if name else None, value, self._span(children))
 
-    def match(self, children: list[Any]) -> s.Match | s.Invoke:
+    def match(self, children: Children) -> s.Match | s.Invoke:
         _, subject, _, arms, close, open_call, arguments, _ = children
         matching = s.Match(str(subject), arms or (), self._span(children[:5]))
         del close
@@ -308,8 +330,8 @@ class _Builder(Transformer_NonRecursive):
             return matching
         return s.Invoke(matching, arguments or (), self._span(children))
 
-    def arms(self, children: list[Any]) -> tuple[s.Arm, ...]:
+    def arms(self, children: Children) -> tuple[s.Arm, ...]:
         return _nodes(children)
 
-    def arm(self, children: list[Any]) -> s.Arm:
+    def arm(self, children: Children) -> s.Arm:
         return s.Arm(children[0], children[2], self._span(children))

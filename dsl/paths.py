@@ -1,7 +1,7 @@
 """Paths into a text: `train.sequence`, `experts.router.top`, `experts.experts.width`.
 
-One walk serves reading and writing: `edit` rebuilds the tree around one value. A path names a block and its setting,
-or a binding of the model and its argument, and goes on into what the value calls:
+One walk serves reading and writing: `edit` rebuilds the tree around one value. A path names a block and its
+setting, or a binding of the model and its argument, and goes on into what the value calls:
 
     layers                      the number of layers
     experts.experts             the N of `N of f(...)`; further steps are arguments of f
@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
-from . import syntax as s
-from .diagnostics import DiagnosticBag, nearest
-from .parse import parse_expression
-from .resolve import put_setting
-from .source import SourceText, Span
-from .vocabulary import BLOCKS, CONSTRUCTS, MODEL, Construct, Param, find, of_role
+from moec.dsl import syntax as s
+from moec.dsl.diagnostics import DiagnosticBag, nearest
+from moec.dsl.parse import parse_expression
+from moec.dsl.resolve import put_setting
+from moec.dsl.source import SourceText, Span
+from moec.dsl.vocabulary import BLOCKS, CONSTRUCTS, MODEL, Construct, Param, find, of_role
 
 Edit = Callable[[s.Expr], s.Expr]
 
@@ -200,9 +200,8 @@ def _argument(call: s.Invoke, construct: Construct, path: Sequence[str], step: i
         raise NoPath(step, f"`{construct.name}` has no argument `{path[step]}`", names, path[step])
     old = _given(call, construct, param)
     current = old.value if old else _default(param, step)
-    inner = _down
-    if construct.name == "moe" and step + 1 < len(path):
-        inner = {"router": _stage, "balance": _term}.get(param.name, _down)
+    goes_on = construct.name == "moe" and step + 1 < len(path)
+    inner = _IN_PARTS.get(param.name, _down) if goes_on else _down
     return _with_argument(call, param, old, inner(current, path, step + 1, change))
 
 
@@ -315,3 +314,9 @@ def _is_zero(value: s.Expr) -> bool:
     if isinstance(value, s.Number):
         return not value.text.strip("0_.")
     return isinstance(value, s.Ref) and value.text == "none"
+
+
+_IN_PARTS: dict[str, Callable[[s.Expr, Sequence[str], int, Edit], s.Expr]] = {
+    "router": _stage,
+    "balance": _term,
+}

@@ -1,7 +1,7 @@
 """Numbers and their units, exactly: `32_000`, `1e6`, `80GiB`, `450GB/s`, `4M tokens`.
 
-A prefix is decimal (`K M G T P`) or binary (`Ki Mi Gi Ti Pi`). For counts of tokens the bare prefixes are binary
-too, as everyone means them: a batch of 4M tokens is 4 * 2^20 = 1024 sequences of 4096.
+A prefix is decimal (`K M G T P`) or binary (`Ki Mi Gi Ti Pi`). For counts of tokens the bare prefixes are
+binary too, as everyone means them: a batch of 4M tokens is 4 * 2^20 = 1024 sequences of 4096.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from .limits import NUMBER_EXPONENT, NUMBER_LENGTH
+from moec.dsl.limits import NUMBER_EXPONENT, NUMBER_LENGTH
 
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
@@ -21,7 +21,7 @@ _UNITS = ("", "B", "B/s")
 _SHAPE = re.compile(r"(-?[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?)([A-Za-z_][A-Za-z0-9_/]*)?")
 
 
-class BadNumber(ValueError):
+class BadNumber(ValueError):  # noqa: N818
     """A literal that is no number of the language; the message says why, in a user's words."""
 
 
@@ -76,7 +76,7 @@ def _split_suffix(suffix: str) -> tuple[str, str]:
 
 
 def format_number(value: Fraction) -> str:
-    """A number the way the language writes it: whole numbers grouped by `_`, others as the shortest decimal."""
+    """A number as the language writes it: whole ones grouped by `_`, others as the shortest decimal."""
     if value.denominator == 1:
         return group(int(value))
     return repr(float(value))

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import catalogue as c
-from . import syntax as s
-from .diagnostics import DiagnosticBag, Mistake, nearest
-from .limits import FILE_BYTES, USED_FILES
-from .parse import parse_text
-from .source import SourceText, Span
+from moec.dsl import catalogue as c
+from moec.dsl import syntax as s
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
+from moec.dsl.limits import FILE_BYTES, USED_FILES
+from moec.dsl.parse import parse_text
+from moec.dsl.source import SourceText, Span
 
 FindModel = Callable[[str], "tuple[str, str] | None"]
 RIVALS = {"steps": "epochs", "epochs": "steps"}  # giving one replaces the other
@@ -40,7 +40,7 @@ class Resolver:
         merged = s.File((), file.span)
         for item in file.items:
             if isinstance(item, s.Use):
-                used = self.bag.guard(lambda u=item: self._used(u, folder), None)  # type: ignore[misc]
+                used = self.bag.attempt(self._used, item, folder)
                 merged = merge(merged, used) if used is not None else merged
         self._open.pop()
         own = tuple(item for item in file.items if not isinstance(item, s.Use))

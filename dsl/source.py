@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
-from .spec import Origin
+from moec.dsl.spec import Origin
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """`ModelSpec` and its neighbours: what a checked `.moe` file means.
 
-Everything here is frozen, typed and complete: every default is filled in, every name is resolved, every size is
-known to be legal. Later stages read these classes and never the syntax tree.
+Everything here is frozen, typed and complete: every default is filled in, every name is resolved, every size
+is known to be legal. Later stages read these classes and never the syntax tree.
 
-Each node carries the `Origin` it came from. Origins do not take part in equality, so two layers that compute the
-same thing compare equal wherever they were written; the compiler uses that to compile each kind of layer once.
+Each node carries the `Origin` it came from. Origins do not take part in equality, so two layers that compute
+the same thing compare equal wherever they were written; the compiler uses that to compile each kind of layer
+once.
 """
 
 from __future__ import annotations
@@ -30,10 +31,6 @@ class Origin:
 NOWHERE = Origin("<none>", 0)
 
 
-def _origin() -> Origin:
-    return field(default=NOWHERE, compare=False, repr=False)
-
-
 # --- components: each maps rows (T, width) to rows (T, width) ---
 
 
@@ -42,7 +39,7 @@ class RmsNorm:
     """Root mean square norm, x * w / sqrt(mean(x^2) + eps). Zhang and Sennrich, 2019."""
 
     eps: float
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Rope:
     """Rotary positions on all of a head's dims, first half against second half. Su et al., 2021."""
 
     theta: float
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class QkNorm:
 
     eps: float
     over: Literal["head", "full"]
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Gqa:
     qk_norm: QkNorm | None = None
     clip: float | None = None  # q, k and v are clamped to [-clip, clip] after their norm
     window: int | None = None  # a query sees this many keys, itself included
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class SwiGlu:
     """down(silu(gate(x)) * up(x)), no biases. Shazeer, 2020."""
 
     width: int
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 # --- a router is a pipeline of stages, in the order they happen ---
@@ -92,7 +89,7 @@ class SwiGlu:
 class Softmax:
     """Probabilities over all experts."""
 
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -100,14 +97,14 @@ class Top:
     """The k best-scored experts of each token."""
 
     k: int
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Renormalize:
     """Weights of the chosen experts divided by their sum."""
 
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 RouterStage = Softmax | Top | Renormalize
@@ -117,14 +114,14 @@ RouterStage = Softmax | Top | Renormalize
 class AuxLoss:
     """Load-balancing loss E * sum_e f_e p_e (Fedus et al., 2021, eq. 4), as a term of the training objective.
 
-    f_e: choices of expert e per token (sums to k), p_e: mean router probability, both over the tokens of a global
-    micro-batch. `per = "model"` pools the tokens of all MoE layers first, as transformers does; `per = "layer"`
-    takes the loss of every layer and adds them, as the paper does.
+    f_e: choices of expert e per token (sums to k), p_e: mean router probability, both over the tokens of a
+    global micro-batch. `per = "model"` pools the tokens of all MoE layers first, as transformers does; `per =
+    "layer"` takes the loss of every layer and adds them, as the paper does.
     """
 
     coefficient: float
     per: Literal["model", "layer"] = "model"
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ class ZLoss:
     """mean over tokens of logsumexp(router logits)^2, added over layers. Zoph et al., 2022, eq. 5."""
 
     coefficient: float
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 BalanceTerm = AuxLoss | ZLoss
@@ -140,11 +137,14 @@ BalanceTerm = AuxLoss | ZLoss
 
 @dataclass(frozen=True)
 class SharedExpert:
-    """An FFN every token passes, added to the routed output; with `gate`, times sigmoid of a linear of the input."""
+    """An FFN every token passes, added to the routed output.
+
+    With `gate`, times the sigmoid of a linear of the input.
+    """
 
     ffn: SwiGlu
     gate: bool = False
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,11 @@ class Moe:
     router: tuple[RouterStage, ...]
     balance: tuple[BalanceTerm, ...] = ()
     shared: SharedExpert | None = None
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
     @property
     def top_k(self) -> int:
+        """How many experts a token uses."""
         return next(stage.k for stage in self.router if isinstance(stage, Top))
 
 
@@ -174,7 +175,7 @@ class Var:
     """The value of a name: `x`."""
 
     name: str
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Call:
     path: str
     component: Component
     argument: Expression
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 Expression = Var | Call
@@ -197,7 +198,7 @@ class Equation:
     target: str
     add: bool
     value: Expression
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class Layer:
     """One layer with every `match` decided. Layers of one kind are equal."""
 
     equations: tuple[Equation, ...]
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Head:
     """`logits = linear(norm(x))`: the value the output projection takes; its matrix is named `logits`."""
 
     argument: Expression
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class ModelSpec:
     layers: tuple[Layer, ...]
     head: Head
     init_std: float = 0.02  # matrices are drawn from a normal distribution of this deviation
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 # --- where it runs, in what form, how it is trained ---
@@ -235,28 +236,35 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ParallelSpec:
-    """Degrees as written; `None` is `rest`. `expert_shard = None` means what `expert` leaves of a shard group."""
+    """Degrees as written; `None` is `rest`.
+
+    `expert_shard = None` means what `expert` leaves of a shard group.
+    """
 
     expert: int | None = 1
     shard: int | None = 1
     replicate: int | None = 1
     expert_shard: int | None = None
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class PrecisionSpec:
+    """Number formats: of compute, of parameters and optimizer state, of gradient sums, and of the router."""
+
     compute: DType = "fp32"
     params: DType = "fp32"
     reduce: DType = "fp32"
     router: DType = "fp32"
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class MemorySpec:
+    """`recompute`: what backward computes again instead of keeping it from forward."""
+
     recompute: Literal["none", "full"] = "none"
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -267,7 +275,7 @@ class AdamW:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -276,7 +284,7 @@ class Cosine:
 
     warmup: int = 0
     floor: float = 0.0
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -284,7 +292,7 @@ class Constant:
     """Linear from 0 to 1 over `warmup` steps, then 1."""
 
     warmup: int = 0
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 Schedule = Cosine | Constant
@@ -295,7 +303,8 @@ class TrainSpec:
     """`batch_tokens` counts tokens of the global batch; it is a multiple of `sequence`.
 
     Exactly one of `steps` and `epochs` is set. With `epochs`, the last batch holds what is left of the data.
-    `micro_batches` splits the global batch, whatever the layout; auxiliary losses are taken per global micro-batch.
+    `micro_batches` splits the global batch, whatever the layout; auxiliary losses are taken per global micro-
+    batch.
     """
 
     sequence: int
@@ -307,16 +316,20 @@ class TrainSpec:
     schedule: Schedule = field(default_factory=Cosine)
     clip: float | None = 1.0
     seed: int = 0
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
     @property
     def batch_sequences(self) -> int:
+        """Sequences of the global batch."""
         return self.batch_tokens // self.sequence
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A whole checked file, `use`d files included. `text` is its resolved source: one self-contained `.moe` text."""
+    """A whole checked file, `use`d files included.
+
+    `text` is its resolved source, overrides applied: one self-contained `.moe` text.
+    """
 
     model: ModelSpec
     parallel: ParallelSpec
@@ -337,9 +350,9 @@ ConfigValue = str | int | float | bool | None | tuple[str, ...] | tuple[int, ...
 class ConfigEntry:
     """One key of a published `config.json`: bound to paths of the model, or expected to hold a constant.
 
-    `keys` are spellings of the same fact, the one to write first (dots descend into objects). A file may lack a key
-    that holds a constant; one bound to `paths` must be there unless `has_default`, and is then taken as `default`.
-    `per_layer`: the constant stands once for every layer, in a list.
+    `keys` are spellings of the same fact, the one to write first (dots descend into objects). A file may lack
+    a key that holds a constant; one bound to `paths` must be there unless `has_default`, and is then taken as
+    `default`. `per_layer`: the constant stands once for every layer, in a list.
     """
 
     keys: tuple[str, ...]
@@ -348,7 +361,7 @@ class ConfigEntry:
     has_default: bool = False
     default: ConfigValue = None
     per_layer: bool = False
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -364,4 +377,4 @@ class Checkpoint:
     ignored: tuple[
         str, ...
     ] = ()  # tensors of the published checkpoint that are not imported; `{}` matches a number
-    origin: Origin = _origin()
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .source import Span
-
-
-def _span() -> Span:
-    return field(compare=False, repr=False)
+from moec.dsl.source import Span
 
 
 @dataclass(frozen=True)
 class Trivia:
     """What surrounds a node without changing its meaning.
 
-    `leading`: comment lines above it (without `#`, stripped on the right), "" for a blank line. `trailing`: the
-    comment at the end of its line, or None.
+    `leading`: comment lines above it (without `#`, stripped on the right), "" for a blank line. `trailing`:
+    the comment at the end of its line, or None.
     """
 
     leading: tuple[str, ...] = ()
@@ -29,16 +25,12 @@ class Trivia:
 NO_TRIVIA = Trivia()
 
 
-def _trivia() -> Trivia:
-    return field(default=NO_TRIVIA, compare=False, repr=False)
-
-
 @dataclass(frozen=True)
 class Name:
     """An identifier."""
 
     text: str
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 # --- expressions ---
@@ -50,7 +42,7 @@ class Number:
 
     text: str
     word: str
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class String:
     """The characters between the quotes. There are no escapes."""
 
     text: str
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -66,10 +58,11 @@ class Ref:
     """A name, or a dotted path of names."""
 
     names: tuple[str, ...]
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
     @property
     def text(self) -> str:
+        """The path as written."""
         return ".".join(self.names)
 
 
@@ -79,8 +72,8 @@ class Argument:
 
     name: str | None
     value: Expr
-    span: Span = _span()
-    trivia: Trivia = _trivia()
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = field(default=NO_TRIVIA, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ class Invoke:
 
     callee: Ref | Match
     arguments: tuple[Argument, ...]
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
     tail: tuple[str, ...] = field(default=(), compare=False, repr=False)  # comments after the last argument
 
     @property
@@ -103,7 +96,7 @@ class ListOf:
     """`[a, b]`."""
 
     items: tuple[Expr, ...]
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class TupleOf:
     """`(a, b)`."""
 
     items: tuple[Expr, ...]
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ class Range:
 
     start: Expr
     stop: Expr
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -129,7 +122,7 @@ class Repeat:
 
     count: Expr
     body: Expr
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -137,7 +130,7 @@ class Pipe:
     """`a | b | c`."""
 
     stages: tuple[Expr, ...]
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ class Sum:
     """`a + b`."""
 
     terms: tuple[Expr, ...]
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -154,8 +147,8 @@ class Arm:
 
     pattern: Expr
     value: Expr
-    span: Span = _span()
-    trivia: Trivia = _trivia()
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = field(default=NO_TRIVIA, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -164,7 +157,7 @@ class Match:
 
     subject: str
     arms: tuple[Arm, ...]
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
     tail: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
@@ -201,7 +194,7 @@ class Target:
 
     steps: tuple[Field | Index | Choice, ...]
     quoted: bool
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -235,8 +228,8 @@ class Setting:
     add: bool
     value: Expr
     fallback: Expr | None
-    span: Span = _span()
-    trivia: Trivia = _trivia()
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = field(default=NO_TRIVIA, compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -251,8 +244,8 @@ class Block:
     kind: Name
     header: Name | Number | None
     body: tuple[Statement, ...]
-    span: Span = _span()
-    trivia: Trivia = _trivia()
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = field(default=NO_TRIVIA, compare=False, repr=False)
     tail: tuple[str, ...] = field(default=(), compare=False, repr=False)  # comments before the closing brace
 
     def settings(self) -> tuple[Setting, ...]:
@@ -274,8 +267,8 @@ class Use:
 
     target: str
     quoted: bool
-    span: Span = _span()
-    trivia: Trivia = _trivia()
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = field(default=NO_TRIVIA, compare=False, repr=False)
 
 
 Statement = Setting | Block
@@ -287,7 +280,7 @@ class File:
     """A whole text."""
 
     items: tuple[Item, ...]
-    span: Span = _span()
+    span: Span = field(compare=False, repr=False)
     tail: tuple[str, ...] = field(default=(), compare=False, repr=False)  # comments after the last item
 
     def block(self, kind: str) -> Block | None:

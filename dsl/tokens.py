@@ -8,16 +8,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import catalogue as c
-from .diagnostics import DiagnosticBag, Mistake
-from .limits import NAME_LENGTH, NESTING, TOKENS
-from .source import SourceText, Span
+from moec.dsl import catalogue as c
+from moec.dsl.diagnostics import DiagnosticBag, Mistake
+from moec.dsl.limits import NAME_LENGTH, NESTING, TOKENS
+from moec.dsl.source import SourceText, Span
 
 KEYWORDS = {"use": "USE", "match": "MATCH", "of": "OF", "else": "ELSE"}
 UNIT_WORDS = ("tokens", "sequences")
 _OPERATORS = {
-    "=>": "ARROW", "+=": "PLUSEQ", "..": "DOTDOT", "=": "EQ", "+": "PLUS", "|": "PIPE", ".": "DOT", ":": "COLON",
-    ",": "COMMA", "(": "LPAR", ")": "RPAR", "[": "LSQB", "]": "RSQB", "{": "LBRACE", "}": "RBRACE",
+    "=>": "ARROW", "+=": "PLUSEQ", "..": "DOTDOT", "=": "EQ", "+": "PLUS", "|": "PIPE", ".": "DOT",
+    ":": "COLON", ",": "COMMA", "(": "LPAR", ")": "RPAR", "[": "LSQB", "]": "RSQB", "{": "LBRACE",
+    "}": "RBRACE",
 }  # fmt: skip
 _CLOSER = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 
@@ -25,16 +26,18 @@ _CLOSER = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _GOES_ON_AFTER = frozenset(("EQ", "PLUSEQ", "PIPE", "PLUS", "ARROW", "DOT", "DOTDOT", "OF", "ELSE", "MATCH"))
 _GOES_ON_BEFORE = frozenset(("PIPE", "PLUS", "ARROW", "DOTDOT", "OF", "ELSE", "EQ", "PLUSEQ", "DOT"))
 
+_NUMBER = r"-?[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?"
+_SUFFIX = r"(?:[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z]+)?)?"
 _TOKEN = re.compile(
-    r"""(?P<newline>\n)
+    rf"""(?P<newline>\n)
       | (?P<space>[ \t\r]+)
       | (?P<comment>\#[^\n]*)
-      | (?P<number>-?[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?(?:[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z]+)?)?)
+      | (?P<number>{_NUMBER}{_SUFFIX})
       | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
       | (?P<string>"[^"\n]*")
       | (?P<open_string>"[^"\n]*)
-      | (?P<operator>=>|\+=|\.\.|[=+|.:,(){}\[\]])
-      | (?P<bad>[^\s#"A-Za-z0-9_=+|.:,(){}\[\]]+|.)
+      | (?P<operator>=>|\+=|\.\.|[=+|.:,(){{}}\[\]])
+      | (?P<bad>[^\s\#"A-Za-z0-9_=+|.:,(){{}}\[\]]+|.)
     """,
     re.VERBOSE,
 )
@@ -78,8 +81,8 @@ def tokenize(source: SourceText, bag: DiagnosticBag, start: int = 0) -> Tokens:
             bag.add(c.TOO_LARGE.at(token.span, f"a text has at most {TOKENS:_} tokens"))
             raw = []
             break
-    separated = bag.guard(lambda: tuple(_separate(raw)), ())
-    return Tokens(separated, tuple(comments))
+    separated = bag.attempt(lambda: tuple(_separate(raw)))
+    return Tokens(separated or (), tuple(comments))
 
 
 def _scan(source: SourceText, bag: DiagnosticBag, start: int) -> Iterator[Token]:

@@ -1,7 +1,7 @@
 """The words of the language as data: every construct and block, its arguments, defaults and meaning.
 
-The checker binds arguments against these tables, `fmt --explicit` prints their defaults, and the language reference
-is tested against them.
+The checker binds arguments against these tables, `fmt --explicit` prints their defaults, and the language
+reference is tested against them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Role = Literal[
 class Param:
     """An argument of a construct, or a setting of a block.
 
-    `default` is text of the language; None where the argument is required. `derived` says that the default follows
-    from other values (`default` is then its formula in words). `takes_none` says that `none` is a value of its own;
-    elsewhere `none` in an override means the default.
+    `default` is text of the language; None where the argument is required. `derived` says that the default
+    follows from other values (`default` is then its formula in words). `takes_none` says that `none` is a
+    value of its own; elsewhere `none` in an override means the default.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Construct:
     supported: bool = True
 
     def param(self, name: str) -> Param | None:
+        """Its parameter of this name."""
         return next((p for p in self.params if p.name == name), None)
 
 
@@ -67,8 +68,8 @@ _COMPONENTS = (
             Param("clip", "positive number or none", "none", takes_none=True),
             Param("window", "count of tokens or none", "none", takes_none=True),
         ),
-        meaning="o(softmax(q k^T / sqrt(head_dim)) v) over earlier positions and itself; each of kv_heads keys and "
-        "values serves heads / kv_heads queries. Ainslie et al., 2023.",
+        meaning="o(softmax(q k^T / sqrt(head_dim)) v) over the position itself and earlier ones; each of "
+        "kv_heads keys and values serves heads / kv_heads queries. Ainslie et al., 2023.",
     ),
     Construct(
         "swiglu",
@@ -87,7 +88,8 @@ _COMPONENTS = (
             Param("router", "pipeline of stages"),
             Param("balance", "sum of loss terms or none", "none", takes_none=True),
         ),
-        meaning="sum over the chosen experts e of weight_e * expert_e(x), plus the shared expert. Shazeer et al., 2017.",
+        meaning="sum over the chosen experts e of weight_e * expert_e(x), plus the shared expert. "
+        "Shazeer et al., 2017.",
     ),
     Construct("mla", "component", supported=False),
     Construct("layer_norm", "component", supported=False),
@@ -132,8 +134,8 @@ _PARTS = (
         "balance",
         (Param("coefficient", "positive number"), Param("per", "model or layer", "model")),
         positional=True,
-        meaning="experts * sum_e f_e p_e, f_e the choices of e per token, p_e its mean probability, over the tokens "
-        "of all MoE layers (per: model) or summed over layers (per: layer). Fedus et al., 2021.",
+        meaning="experts * sum_e f_e p_e, f_e the choices of e per token, p_e its mean probability, over "
+        "the tokens of all MoE layers (per: model) or summed over layers (per: layer). Fedus et al., 2021.",
     ),
     Construct(
         "z_loss",

@@ -2,8 +2,8 @@
 
     layers[i].experts.expert[e].{gate,up} = "model.layers.{i}.mlp.experts.{e}.{}_proj.weight"
 
-A rule covers all parameters of one *shape of name*, its numbers left out (`layers.#.experts.expert.#.gate`), so a
-parameter finds its rule by one look-up, and a model of 50 000 tensors is mapped in well under a second.
+A rule covers all parameters of one *shape of name*, its numbers left out (`layers.#.experts.expert.#.gate`),
+so a parameter finds its rule by one look-up, and a model of 50 000 tensors is mapped in well under a second.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import catalogue as c
-from . import parameters
-from . import spec as m
-from . import syntax as s
-from .diagnostics import DiagnosticBag, Mistake, nearest
-from .limits import NAMED_IN_MESSAGES, TENSORS
-from .quantities import group
-from .source import Span
+from moec.dsl import catalogue as c
+from moec.dsl import parameters
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
+from moec.dsl.limits import NAMED_IN_MESSAGES, TENSORS
+from moec.dsl.quantities import group
+from moec.dsl.source import Span
 
 _HOLE = re.compile(r"\{([^{}]*)\}")
 _NUMBER = "#"  # stands for an index in the shape of a name
@@ -29,8 +29,8 @@ _NUMBER = "#"  # stands for an index in the shape of a name
 class Rule:
     """One rule for one alternative: the shape of name it covers, and the tensor name around its indices.
 
-    `pieces` alternate with `order`: pieces[0] + index[order[0]] + pieces[1] + ...; `order` counts the indices of the
-    left side from 0.
+    `pieces` alternate with `order`: pieces[0] + index[order[0]] + pieces[1] + ...; `order` counts the indices
+    of the left side from 0.
     """
 
     shape: str

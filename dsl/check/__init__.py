@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .file import check_file
+from moec.dsl.check.file import check_file
 
 __all__ = ["check_file"]

@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .. import catalogue as c
-from .. import syntax as s
-from ..diagnostics import DiagnosticBag, Mistake, nearest
-from ..source import Span
-from ..vocabulary import CONSTRUCTS, Construct, Role, of_role
-from .values import not_yet
+from moec.dsl import catalogue as c
+from moec.dsl import syntax as s
+from moec.dsl.check.values import not_yet
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
+from moec.dsl.source import Span
+from moec.dsl.vocabulary import CONSTRUCTS, Construct, Role, of_role
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,29 @@ class Arguments:
     faults: set[str]
 
     def has(self, name: str) -> bool:
+        """Whether the argument was given."""
         return name in self.given
 
     def sound(self, *names: str) -> bool:
         """Whether these were read without fault, so that rules between them can be checked."""
         return not self.faults.intersection(names)
 
-    def read(self, name: str, reader: Callable[[s.Expr], T], default: T) -> T:
+    def read(self, name: str, reader: Callable[[s.Expr], T], default: D) -> T | D:
         """The value of an argument, or its default where it is absent or (after reporting why) unusable."""
         if name not in self.given:
             return default
         before = len(self.bag)
-        value = self.bag.guard(lambda: reader(self.given[name]), default)
+        value = self._attempt(name, reader, default)
         if len(self.bag) > before:
             self.faults.add(name)
         return value
+
+    def _attempt(self, name: str, reader: Callable[[s.Expr], T], default: D) -> T | D:
+        try:
+            return reader(self.given[name])
+        except Mistake as mistake:
+            self.bag.add(mistake.diagnostic)
+            return default
 
     def span_of(self, *names: str) -> Span:
         """The place of the first of these that was given, else of the callee."""
@@ -48,7 +57,10 @@ class Arguments:
 
 
 def callee(expr: s.Expr, roles: Sequence[Role], expected: str) -> tuple[Construct, s.Invoke]:
-    """The construct an expression calls, if it has one of `roles`. A bare name is a call without arguments."""
+    """The construct an expression calls, if it has one of `roles`.
+
+    A bare name is a call without arguments.
+    """
     call = s.Invoke(expr, (), expr.span) if isinstance(expr, s.Ref) else expr
     if not isinstance(call, s.Invoke) or not isinstance(call.callee, s.Ref):
         raise Mistake(c.WRONG_TYPE.at(expr.span, f"expected {expected}, found {s.describe(expr)}"))
@@ -67,7 +79,7 @@ def bind(construct: Construct, call: s.Invoke, bag: DiagnosticBag) -> Arguments:
     """Report unknown, repeated, unnamed and missing arguments; keep the others."""
     given: dict[str, s.Expr] = {}
     for index, argument in enumerate(call.arguments):
-        name = bag.guard(lambda a=argument, i=index: _parameter(construct, a, i), None)  # type: ignore[misc]
+        name = bag.attempt(_parameter, construct, argument, index)
         if name is None:
             continue
         if name in given:

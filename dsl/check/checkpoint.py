@@ -1,17 +1,17 @@
-"""`checkpoint huggingface { ... }` -> `Checkpoint`: the weight map, proved a bijection, and the config entries."""
+"""`checkpoint huggingface { ... }` -> `Checkpoint`: the map, proved a bijection, and config entries."""
 
 from __future__ import annotations
 
 import re
 
-from .. import catalogue as c
-from .. import limits
-from .. import spec as m
-from .. import syntax as s
-from ..diagnostics import DiagnosticBag, Mistake, nearest
-from ..paths import NoPath, read
-from ..weightmap import Rule, index_rules, map_tensors, possible_shapes, read_rule, report_impossible
-from .values import is_none, plain, wrong_type, EMPTY
+from moec.dsl import catalogue as c
+from moec.dsl import limits
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.check.values import EMPTY, is_none, plain, wrong_type
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
+from moec.dsl.paths import NoPath, read
+from moec.dsl.weightmap import Rule, index_rules, map_tensors, possible_shapes, read_rule, report_impossible
 
 
 def check_checkpoint(
@@ -27,9 +27,9 @@ def check_checkpoint(
     ignored: tuple[str, ...] = ()
     for setting in block.settings():
         if setting.targets[0].simple == "ignore":
-            ignored = bag.guard(lambda st=setting: _strings(st.value), ())  # type: ignore[misc]
+            ignored = bag.attempt(_strings, setting.value) or ()
         else:
-            rules += bag.guard(lambda st=setting: read_rule(st), [])  # type: ignore[misc]
+            rules += bag.attempt(read_rule, setting) or []
     config, config_ignored = _config(block, file, bag)
     by_shape = index_rules(rules, bag)
     if model is None or len(bag):
@@ -49,10 +49,10 @@ def _prove(
     written = file.block("model")
     assert written is not None
     report_impossible(rules, possible_shapes(written), bag)
-    tensors = bag.guard(lambda: map_tensors(model, rules, block.kind.span, bag), ())
+    tensors = bag.attempt(map_tensors, model, rules, block.kind.span, bag) or ()
     patterns = [re.compile(re.escape(text).replace(r"\{\}", "[0-9]+")) for text in ignored]
-    clash = next(((n, t) for n, t in tensors for p in patterns if p.fullmatch(t)), None) if patterns else None
-    if clash:
+    clash = next((pair for pair in tensors if any(p.fullmatch(pair[1]) for p in patterns)), None)
+    if clash is not None:
         place = next(x.value.span for x in block.settings() if x.targets[0].simple == "ignore")
         bag.add(c.MAPPED_AND_IGNORED.at(place, f"`{clash[1]}` belongs to `{clash[0]}`"))
     return tensors
@@ -85,9 +85,9 @@ def _config(
             continue
         for setting in block.settings():
             if setting.targets[0].simple == "ignore":
-                ignored = bag.guard(lambda st=setting: _strings(st.value), ())  # type: ignore[misc]
+                ignored = bag.attempt(_strings, setting.value) or ()
                 continue
-            entry = bag.guard(lambda st=setting: _entry(st, file), None)  # type: ignore[misc]
+            entry = bag.attempt(_entry, setting, file)
             entries += [entry] if entry is not None else []
     _report_repeated_keys(entries, checkpoint, bag)
     return tuple(entries), ignored

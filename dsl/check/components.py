@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .. import catalogue as c
-from .. import limits
-from .. import spec as m
-from .. import syntax as s
-from ..diagnostics import DiagnosticBag, Mistake, nearest
-from .arguments import Arguments, bind, callee
-from .values import Scope, flag, is_none, real, whole, wrong_type
+from moec.dsl import catalogue as c
+from moec.dsl import limits
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.check.arguments import Arguments, bind, callee
+from moec.dsl.check.values import Scope, flag, is_none, real, whole, wrong_type
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 
 DEFAULT_EPS = 1e-6
 
@@ -98,7 +98,7 @@ def _head_dim(args: Arguments, context: Context, heads: int, even: bool) -> int:
     if args.has("head_dim"):
         dim = args.read("head_dim", lambda e: whole(e, "head_dim", limits.HEAD_DIM, scope=context.scope), 2)
     else:
-        dim = args.bag.guard(lambda: _default_head_dim(args, context.width, heads), 2)
+        dim = args.bag.attempt(_default_head_dim, args, context.width, heads) or 2
     if even and dim % 2 and args.sound("head_dim", "heads"):
         label = f"rope pairs the two halves of a head, and head_dim = {dim} is odd"
         args.bag.add(c.NOT_DIVISIBLE.at(args.span_of("head_dim", "heads"), label))
@@ -205,26 +205,21 @@ def _shared_ffn(expr: s.Expr, context: Context) -> m.SwiGlu | None:
     return ffn
 
 
-_LEGAL_ROUTERS = (("softmax", "top"), ("softmax", "top", "renormalize"), ("top", "softmax"))
+_LEGAL_ROUTERS: dict[tuple[type, ...], str] = {
+    (m.Softmax, m.Top): "softmax | top(k)",
+    (m.Softmax, m.Top, m.Renormalize): "softmax | top(k) | renormalize",
+    (m.Top, m.Softmax): "top(k) | softmax",
+}
 
 
 def _router(expr: s.Expr, context: Context) -> tuple[m.RouterStage, ...]:
-    stages = expr.stages if isinstance(expr, s.Pipe) else (expr,)
-    built = [context.bag.guard(lambda e=stage: _stage(e, context), None) for stage in stages]  # type: ignore[misc]
-    sound = tuple(stage for stage in built if stage is not None)
-    names = tuple(
-        stage.name if isinstance(stage, s.Invoke) else stage.text for stage in stages if _named(stage)
-    )
-    if len(sound) == len(built) and names not in _LEGAL_ROUTERS:
-        legal = ["softmax | top(k)", "softmax | top(k) | renormalize", "top(k) | softmax"]
-        raise Mistake(
-            c.BAD_ROUTER.at(expr.span, "this is no order of stages", advice="one of: " + "; ".join(legal))
-        )
-    return sound
-
-
-def _named(stage: s.Expr) -> bool:
-    return isinstance(stage, s.Invoke | s.Ref)
+    written = expr.stages if isinstance(expr, s.Pipe) else (expr,)
+    built = [context.bag.attempt(_stage, stage, context) for stage in written]
+    stages = tuple(stage for stage in built if stage is not None)
+    if len(stages) == len(built) and tuple(map(type, stages)) not in _LEGAL_ROUTERS:
+        advice = "one of: " + ", ".join(f"`{text}`" for text in _LEGAL_ROUTERS.values())
+        raise Mistake(c.BAD_ROUTER.at(expr.span, "these stages do not make a router", advice=advice))
+    return stages
 
 
 def _stage(expr: s.Expr, context: Context) -> m.RouterStage:
@@ -243,7 +238,7 @@ def _balance(expr: s.Expr, context: Context) -> tuple[m.BalanceTerm, ...]:
     terms = expr.terms if isinstance(expr, s.Sum) else (expr,)
     built: list[m.BalanceTerm] = []
     for term in terms:
-        balance = context.bag.guard(lambda e=term: _term(e, context), None)  # type: ignore[misc]
+        balance = context.bag.attempt(_term, term, context)
         if balance is None:
             continue
         if any(type(balance) is type(other) for other in built):

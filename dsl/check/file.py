@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .. import catalogue as c
-from .. import spec as m
-from .. import syntax as s
-from ..diagnostics import DiagnosticBag, nearest
-from ..format import format_file
-from ..vocabulary import TOP_LEVEL
-from .checkpoint import check_checkpoint
-from .model import check_model
-from .settings import check_memory, check_parallel, check_precision
-from .train import check_train
+from moec.dsl import catalogue as c
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.check.checkpoint import check_checkpoint
+from moec.dsl.check.model import check_model
+from moec.dsl.check.settings import check_memory, check_parallel, check_precision
+from moec.dsl.check.train import check_train
+from moec.dsl.diagnostics import DiagnosticBag, nearest
+from moec.dsl.format import format_file
+from moec.dsl.vocabulary import TOP_LEVEL
 
 
 def check_file(file: s.File, bag: DiagnosticBag) -> m.Spec:

@@ -1,7 +1,8 @@
-"""`layers N { ... }` and `logits = ...`: equations over the residual stream, `match` decided, parameters named.
+"""`layers N { ... }` and `logits = ...`: equations over the residual stream, `match` decided, parameters
+named.
 
-Names of parameters follow the text. A component called in a layer has its binding's name; a norm inside its argument
-is `<component>.<norm>`, a norm around it `<component>.post_<norm>`, a norm alone its binding's name.
+Names of parameters follow the text. A component called in a layer has its binding's name; a norm inside its
+argument is `<component>.<norm>`, a norm around it `<component>.post_<norm>`, a norm alone its binding's name.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .. import catalogue as c
-from .. import limits
-from .. import spec as m
-from .. import syntax as s
-from ..diagnostics import DiagnosticBag, Mistake, nearest
-from ..source import Span
-from .matching import Chooser, chooser
-from .values import Scope, not_yet, whole
+from moec.dsl import catalogue as c
+from moec.dsl import limits
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.check.matching import Chooser, chooser
+from moec.dsl.check.values import Scope, not_yet, whole
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
+from moec.dsl.source import Span
 
 STREAM = "x"
 
@@ -30,6 +31,7 @@ class Components:
     bag: DiagnosticBag
 
     def find(self, ref: s.Ref) -> m.Component | None:
+        """The component of a name; None if its fault has been reported. Raises Mistake for other names."""
         name = ref.text
         if name in self.by_name:
             return self.by_name[name]
@@ -47,7 +49,7 @@ def layers(block: s.Block, components: Components, scope: Scope) -> tuple[m.Laye
     if len(block.body) > limits.EQUATIONS:
         raise Mistake(c.TOO_LARGE.at(block.kind.span, f"a layer has at most {limits.EQUATIONS} equations"))
     reader = _Reader(components, scope, total)
-    equations = [components.bag.guard(lambda st=item: reader.equation(st), None) for item in block.body]  # type: ignore[misc]
+    equations = [components.bag.attempt(reader.equation, item) for item in block.body]
     if not block.body:
         components.bag.add(
             c.MISSING_SETTING.at(block.kind.span, "a layer needs an equation, `x += f(norm(x))`")

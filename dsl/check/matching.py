@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .. import catalogue as c
-from .. import limits
-from .. import syntax as s
-from ..diagnostics import DiagnosticBag, Mistake, nearest
-from .arguments import bind, callee
-from .values import Scope, whole, whole_list
+from moec.dsl import catalogue as c
+from moec.dsl import limits
+from moec.dsl import syntax as s
+from moec.dsl.check.arguments import bind, callee
+from moec.dsl.check.values import Scope, whole, whole_list
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 
 
 @dataclass(frozen=True)

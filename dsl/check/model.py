@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import catalogue as c
-from .. import limits
-from .. import parameters
-from .. import spec as m
-from .. import syntax as s
-from ..diagnostics import DiagnosticBag, Mistake, nearest
-from ..quantities import group
-from ..vocabulary import MODEL, RESERVED
-from .arguments import bind, callee
-from .components import Context, component
-from .layers import Components, head, layers
-from .values import EMPTY, Scope, real, whole, whole_list, wrong_type
+from moec.dsl import catalogue as c
+from moec.dsl import limits, parameters
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.check.arguments import bind, callee
+from moec.dsl.check.components import Context, component
+from moec.dsl.check.layers import Components, head, layers
+from moec.dsl.check.values import Scope, real, whole, whole_list, wrong_type
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
+from moec.dsl.quantities import group
+from moec.dsl.vocabulary import MODEL, RESERVED
 
 _SETTINGS = tuple(param.name for param in MODEL)
+DEFAULT_INIT_STD = 0.02
 _FALLBACK = m.Head(m.Var("x"))
 
 
 def check_model(block: s.Block, bag: DiagnosticBag) -> m.ModelSpec:
     """The model a block describes. What is wrong goes to the bag; the result is then not to be used."""
     parts = _sort(block, bag)
-    sizes = {name: bag.guard(lambda n=name: _size(parts, n), None) for name in _SETTINGS[:3]}  # type: ignore[misc]
+    sizes = {name: bag.attempt(_size, parts, name) for name in _SETTINGS[:3]}
     scope = _scope(parts, bag)
     context = Context(sizes["width"], scope, parts.bindings, bag)
     components = Components(_components(parts, context), frozenset(scope.values), bag)
@@ -34,8 +34,8 @@ def check_model(block: s.Block, bag: DiagnosticBag) -> m.ModelSpec:
         width=sizes["width"] or 1,
         context=sizes["context"] or limits.CONTEXT,
         layers=_layers(parts, components, scope),
-        head=bag.guard(lambda: _head(parts, components), _FALLBACK),
-        init_std=bag.guard(lambda: _init_std(parts, context), 0.02),
+        head=bag.attempt(_head, parts, components) or _FALLBACK,
+        init_std=bag.attempt(_init_std, parts, context) or DEFAULT_INIT_STD,
         origin=block.kind.span.origin(),
     )
     if not len(bag):
@@ -59,10 +59,10 @@ def _sort(block: s.Block, bag: DiagnosticBag) -> _Parts:
     layer_block: s.Block | None = None
     for statement in block.body:
         if isinstance(statement, s.Block):
-            if bag.guard(lambda b=statement, seen=layer_block: _layer_block(b, seen), False):  # type: ignore[misc]
+            if bag.attempt(_layer_block, statement, layer_block):
                 layer_block = statement
             continue
-        name = bag.guard(lambda st=statement: _setting_name(st), None)  # type: ignore[misc]
+        name = bag.attempt(_setting_name, statement)
         if name is None:
             continue
         if name in settings or name in bindings:
@@ -118,9 +118,9 @@ def _scope(parts: _Parts, bag: DiagnosticBag) -> Scope:
     for name, value in parts.bindings.items():
         match value:
             case s.Number():
-                bag.guard(lambda v=value, n=name: whole(v, n, limits.FFN_WIDTH, 0, EMPTY), 0)  # type: ignore[misc]
+                bag.attempt(whole, value, name, limits.FFN_WIDTH, 0)
             case s.ListOf():
-                bag.guard(lambda v=value, n=name: _list(v, n), ())  # type: ignore[misc]
+                bag.attempt(whole_list, value, name, 0, limits.FFN_WIDTH, limits.LIST_ITEMS)
             case _:
                 continue
         values[name] = value
@@ -128,16 +128,12 @@ def _scope(parts: _Parts, bag: DiagnosticBag) -> Scope:
     return Scope(values | {name: size for name, size in sizes.items() if isinstance(size, s.Number)})
 
 
-def _list(expr: s.Expr, name: str) -> tuple[int, ...]:
-    return whole_list(expr, name, 0, limits.FFN_WIDTH, limits.LIST_ITEMS)
-
-
 def _components(parts: _Parts, context: Context) -> dict[str, m.Component | None]:
     """Every binding that is no number: its component, or None after its fault has been reported."""
     made: dict[str, m.Component | None] = {}
     for name, value in parts.bindings.items():
         if not isinstance(value, s.Number | s.ListOf):
-            made[name] = context.bag.guard(lambda v=value: component(v, context), None)  # type: ignore[misc]
+            made[name] = context.bag.attempt(component, value, context)
     return made
 
 
@@ -146,8 +142,7 @@ def _layers(parts: _Parts, components: Components, scope: Scope) -> tuple[m.Laye
         label = "the model lacks `layers N { ... }`"
         components.bag.add(c.MISSING_SETTING.at(parts.block.kind.span, label))
         return ()
-    block = parts.layers
-    return components.bag.guard(lambda: layers(block, components, scope), ())
+    return components.bag.attempt(layers, parts.layers, components, scope) or ()
 
 
 def _head(parts: _Parts, components: Components) -> m.Head:
@@ -160,13 +155,13 @@ def _head(parts: _Parts, components: Components) -> m.Head:
 
 def _init_std(parts: _Parts, context: Context) -> float:
     if "init" not in parts.settings:
-        return 0.02
+        return DEFAULT_INIT_STD
     value = parts.settings["init"].value
     if not isinstance(value, s.Invoke):
         raise wrong_type(value, "`normal(std: 0.02)`")
     construct, call = callee(value, ("init",), "`normal(std: 0.02)`")
     args = bind(construct, call, context.bag)
-    return args.read("std", lambda e: real(e, "std", high=10.0), 0.02)
+    return args.read("std", lambda e: real(e, "std", high=10.0), DEFAULT_INIT_STD)
 
 
 def _check_size(model: m.ModelSpec, block: s.Block, bag: DiagnosticBag) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
-from .. import catalogue as c
-from .. import limits
-from .. import spec as m
-from .. import syntax as s
-from ..diagnostics import DiagnosticBag, Mistake, nearest
-from ..source import Span
-from ..vocabulary import BLOCKS, find
-from .values import not_yet, whole, word
+from moec.dsl import catalogue as c
+from moec.dsl import limits
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.check.values import not_yet, whole, word
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
+from moec.dsl.source import Span
+from moec.dsl.vocabulary import BLOCKS, find
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,18 @@ class Settings:
     bag: DiagnosticBag
 
     def has(self, name: str) -> bool:
+        """Whether the setting was given."""
         return name in self.by_name
 
-    def read(self, name: str, reader: Callable[[s.Expr], T], default: T) -> T:
+    def read(self, name: str, reader: Callable[[s.Expr], T], default: D) -> T | D:
         """The value of a setting, or the default where it is absent or its fault has been reported."""
         if name not in self.by_name:
             return default
-        return self.bag.guard(lambda: reader(self.by_name[name].value), default)
+        try:
+            return reader(self.by_name[name].value)
+        except Mistake as mistake:
+            self.bag.add(mistake.diagnostic)
+            return default
 
     def span(self, name: str) -> Span | None:
         """The place of a setting's value, else of the block."""
@@ -42,6 +49,7 @@ class Settings:
         return self.block.kind.span if self.block else None
 
     def origin(self) -> m.Origin:
+        """The place of the block."""
         return self.block.kind.span.origin() if self.block else m.NOWHERE
 
 
@@ -51,7 +59,7 @@ def settings_of(block: s.Block | None, kind: str, bag: DiagnosticBag) -> Setting
     if block is not None and block.header is not None:
         bag.add(c.MISPLACED.at(block.header.span, f"`{kind}` takes no name"))
     for statement in block.body if block else ():
-        name = bag.guard(lambda st=statement: _setting(st, kind), None)  # type: ignore[misc]
+        name = bag.attempt(_setting, statement, kind)
         if name is None or isinstance(statement, s.Block):
             continue
         if name in by_name:
@@ -80,19 +88,16 @@ def _setting(statement: s.Statement, kind: str) -> str:
 def check_parallel(block: s.Block | None, bag: DiagnosticBag) -> m.ParallelSpec:
     """Degrees as written. What they must divide is the compiler's business: it knows the world."""
     found = settings_of(block, "parallel", bag)
-    degrees = {
-        name: found.read(name, lambda e, n=name: _degree(e, n), 1)
-        for name in ("expert", "shard", "replicate")
-    }  # type: ignore[misc]
+    degrees = {name: found.read(name, partial(_degree, name), 1) for name in ("expert", "shard", "replicate")}
     rests = [name for name, degree in degrees.items() if degree is None]
     if len(rests) > 1:
         label = f"{' and '.join(f'`{name}`' for name in rests)} cannot all be what the others leave"
         bag.add(c.TWO_RESTS.at(found.span(rests[-1]), label))
-    expert_shard = found.read("expert_shard", lambda e: _degree(e, "expert_shard"), None)
+    expert_shard = found.read("expert_shard", partial(_degree, "expert_shard"), None)
     return m.ParallelSpec(**degrees, expert_shard=expert_shard, origin=found.origin())
 
 
-def _degree(expr: s.Expr, name: str) -> int | None:
+def _degree(name: str, expr: s.Expr) -> int | None:
     if isinstance(expr, s.Ref) and expr.text == "rest":
         return None
     return whole(expr, name, limits.DEGREE)
@@ -102,8 +107,12 @@ def check_precision(block: s.Block | None, bag: DiagnosticBag) -> m.PrecisionSpe
     """Number formats of the parts of a step."""
     found = settings_of(block, "precision", bag)
     for name in ("compute", "params", "reduce", "router"):
-        found.read(name, lambda e, n=name: word(e, n, ("fp32",), ("bf16", "fp16", "fp64", "fp8")), "fp32")  # type: ignore[misc]
+        found.read(name, partial(_format, name), "fp32")
     return m.PrecisionSpec(origin=found.origin())
+
+
+def _format(name: str, expr: s.Expr) -> str:
+    return word(expr, name, ("fp32",), ("bf16", "fp16", "fp64", "fp8"))
 
 
 def check_memory(block: s.Block | None, bag: DiagnosticBag) -> m.MemorySpec:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .. import catalogue as c
-from .. import limits
-from .. import spec as m
-from .. import syntax as s
-from ..diagnostics import Diagnostic, DiagnosticBag, Mistake
-from ..quantities import group
-from ..vocabulary import DEFAULT_SEQUENCE, DEFAULT_STEPS
-from .arguments import bind, callee
-from .settings import Settings, settings_of
-from .values import EMPTY, is_none, quantity, real, short, whole, wrong_type
+from moec.dsl import catalogue as c
+from moec.dsl import limits
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.check.arguments import bind, callee
+from moec.dsl.check.settings import Settings, settings_of
+from moec.dsl.check.values import EMPTY, is_none, quantity, real, short, whole, wrong_type
+from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, Mistake
+from moec.dsl.quantities import group
+from moec.dsl.vocabulary import DEFAULT_SEQUENCE, DEFAULT_STEPS
 
 DEFAULT_BATCH_SEQUENCES = 8
 

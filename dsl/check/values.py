@@ -1,4 +1,7 @@
-"""Syntax -> plain values, with their bounds. Every function raises `Mistake` with the place and what was expected."""
+"""Syntax -> plain values, with their bounds.
+
+Every function raises `Mistake` with the place and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .. import catalogue as c
-from .. import syntax as s
-from ..diagnostics import Mistake, nearest
-from ..quantities import BadNumber, Quantity, format_number, group, parse_quantity
+from moec.dsl import catalogue as c
+from moec.dsl import syntax as s
+from moec.dsl.diagnostics import Mistake, nearest
+from moec.dsl.quantities import BadNumber, Quantity, format_number, group, parse_quantity
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What a name can stand for where values are read: integer and list bindings, and settings of the model."""
+    """What a name can stand for among values: integer and list bindings, and sizes of the model."""
 
     values: Mapping[str, s.Expr]
 
