@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from moec.dsl.config import checkpoint_config, checkpoint_overrides, spec_from_config
 from moec.dsl.diagnostics import Diagnostic, SourceErrors
 from moec.dsl.load import load, load_text
+from moec.dsl.render import render_data, render_text
+from moec.dsl.report import explain, explicit_text, format_text, summary, summary_text
 from moec.dsl.spec import Spec
 
-__all__ = ["Diagnostic", "SourceErrors", "Spec", "load", "load_text"]
+__all__ = [
+    "Diagnostic",
+    "SourceErrors",
+    "Spec",
+    "checkpoint_config",
+    "checkpoint_overrides",
+    "explain",
+    "explicit_text",
+    "format_text",
+    "load",
+    "load_text",
+    "render_data",
+    "render_text",
+    "spec_from_config",
+    "summary",
+    "summary_text",
+]

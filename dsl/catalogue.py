@@ -307,6 +307,12 @@ CONFIG_VALUE = Kind(
     "A value of the config.json is of a kind that no setting of a model takes.",
 )
 
+NO_MAP = Kind(
+    "MOE1007",
+    "no weight map",
+    "Import and export need a `checkpoint huggingface { ... }` block in the text of the model.",
+)
+
 # --- 11 files and overrides ---
 NO_SUCH_MODEL = Kind(
     "MOE1101",

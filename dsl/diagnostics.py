@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ParamSpec, TypeVar
 
+from moec.dsl.limits import DIAGNOSTICS
 from moec.dsl.source import Span
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ class DiagnosticBag:
         span = diagnostic.span
         place = (id(span.source), span.start, span.end) if span else ()
         key = (diagnostic.code, diagnostic.label, *place)
-        if key not in self._seen:
+        if key not in self._seen and len(self._found) < DIAGNOSTICS:
             self._seen.add(key)
             self._found.append(diagnostic)
 

@@ -11,7 +11,8 @@ NUMBER_LENGTH = 40  # characters of a literal
 NUMBER_EXPONENT = 300  # of ten, in absolute value
 USED_FILES = 32  # files reached by `use`, all together
 OVERRIDES = 1_000
-DIAGNOSTICS = 50  # reported of one load; the rest is counted
+DIAGNOSTICS = 200  # kept of one load
+DIAGNOSTICS_SHOWN = 30  # of those, as text; the rest is counted
 
 # --- the model ---
 LAYERS = 10_000

@@ -12,6 +12,7 @@ from moec.dsl.check import check_file
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.limits import FILE_BYTES
 from moec.dsl.override import apply_overrides
+from moec.dsl.parse import parse_text
 from moec.dsl.resolve import FindModel, Resolver, no_models, read_source
 from moec.dsl.source import SourceText
 
@@ -53,23 +54,31 @@ def load_text(
     return _load(SourceText(name, text), folder or Path(), name, overrides, resolver)
 
 
-def resolve_text(
-    source: SourceText, folder: Path, find_model: FindModel, shipped: Sequence[str] = ()
-) -> s.File:
-    """The syntax tree of a text with what it uses merged in, unchecked. Raises SourceErrors."""
+def parse_source(source: SourceText) -> s.File:
+    """The syntax tree of one text, `use` not followed. Raises SourceErrors."""
     bag = DiagnosticBag()
-    file = Resolver(find_model, shipped, bag).resolve(source, folder, source.name)
+    file = bag.attempt(_parse, source, bag)
     bag.raise_if_any()
+    assert file is not None
     return file
+
+
+def _parse(source: SourceText, bag: DiagnosticBag) -> s.File:
+    _check_size(source)
+    return parse_text(source, bag)
+
+
+def _check_size(source: SourceText) -> None:
+    if len(source.text) > FILE_BYTES:
+        raise Mistake(c.NOT_TEXT.at(None, f"{source.name} is larger than {FILE_BYTES:_} characters"))
 
 
 def _load(
     source: SourceText, folder: Path, identity: str, overrides: Sequence[str], resolver: Resolver
 ) -> m.Spec:
     bag = resolver.bag
-    if len(source.text) > FILE_BYTES:
-        bag.add(c.NOT_TEXT.at(None, f"{source.name} is larger than {FILE_BYTES:_} characters"))
-        bag.raise_if_any()
+    bag.attempt(_check_size, source)
+    bag.raise_if_any()
     file = resolver.resolve(source, folder, identity)
     file = apply_overrides(file, overrides, bag)
     return check_file(file, bag)

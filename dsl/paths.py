@@ -58,13 +58,20 @@ def edit(file: s.File, path: Sequence[str], change: Edit) -> s.File:
     if first in BLOCKS:
         return _in_block(file, first, path, change)
     if first == "checkpoint":
-        raise NoPath(0, "the weight map has no paths; change it in the text")
+        return _without_checkpoint(file, path, change)
     model = file.block("model")
     if model is None:
         raise NoPath(0, "there is no model")
     start = 1 if first == "model" and len(path) > 1 else 0
     changed = _in_model(model, path, start, change)
     return replace(file, items=tuple(changed if item is model else item for item in file.items))
+
+
+def _without_checkpoint(file: s.File, path: Sequence[str], change: Edit) -> s.File:
+    value = change(s.Ref(("none",), file.span))
+    if len(path) > 1 or not (isinstance(value, s.Ref) and value.text == "none"):
+        raise NoPath(0, "a weight map is changed in the text; `checkpoint=none` leaves it out")
+    return replace(file, items=tuple(x for x in file.items if x is not file.block("checkpoint")))
 
 
 # --- blocks ---

@@ -166,7 +166,8 @@ def _merge_blocks(below: s.Block, above: s.Block) -> s.Block:
 
 def put_setting(body: Sequence[s.Statement], setting: s.Setting) -> list[s.Statement]:
     """The statements with this setting in the place of the one of its name, or at the end."""
-    rival = RIVALS.get(setting.key)
+    is_none = isinstance(setting.value, s.Ref) and setting.value.text == "none"
+    rival = None if is_none else RIVALS.get(setting.key)
     kept = [x for x in body if not (isinstance(x, s.Setting) and rival is not None and x.key == rival)]
     for index, statement in enumerate(kept):
         if isinstance(statement, s.Setting) and statement.key == setting.key:

@@ -31,6 +31,11 @@ class Param:
     takes_none: bool = False
     supported: bool = True
 
+    @property
+    def real(self) -> bool:
+        """Whether it takes a number that need not be whole."""
+        return "number" in self.value and "whole" not in self.value
+
 
 @dataclass(frozen=True)
 class Construct:
@@ -228,6 +233,14 @@ DEFAULT_SEQUENCE = 4096
 DEFAULT_STEPS = 1000
 TOP_LEVEL = ("model", *BLOCKS, "checkpoint")
 RESERVED = frozenset(("x", "layer", "layers", "embed", "logits", "none", "true", "false", "rest", "_"))
+
+
+def takes_real(step: str) -> bool:
+    """Whether a path that ends in `step` leads to a number that need not be whole."""
+    if step in of_role("balance"):
+        return True
+    every = [*(p for construct in CONSTRUCTS.values() for p in construct.params), *BLOCKS["train"]]
+    return any(param.name == step and param.real for param in every)
 
 
 def find(params: Iterable[Param], name: str) -> Param | None:

@@ -164,7 +164,10 @@ def _report_unmapped(
     more = f" and {len(unmapped) - len(names)} more" if len(unmapped) > len(names) else ""
     first = next(iter(unmapped))
     close = nearest(_shown(first), [_shown(shape) for shape in rules])
-    notes = (f"a rule for it starts with `{_left_side(first)} = `",)
+    notes = (
+        f"a rule for it starts with `{_left_side(first)} = `",
+        "`--set checkpoint=none` leaves the weight map out",
+    )
     advice = close if close.startswith("did") else ""
     bag.add(c.UNMAPPED.at(block, f"no tensor for {', '.join(names)}{more}", *notes, advice=advice))
 
