@@ -29,10 +29,12 @@ class RuntimeFailure(Exception):  # noqa: N818 (some failures are no errors)
     """Base of all failures that a run reports by name.
 
     `operation` names the collective or step operation under way, `origin` the `.moe` line it came from
-    (`model.moe:12`); both are empty when there is none.
+    (`model.moe:12`); both are empty when there is none. `on_every_rank` promises that all ranks raise the
+    same, so that one may speak for all where they cannot talk to each other.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
+    on_every_rank: ClassVar[bool] = False
 
     def __init__(self, message: str, *, operation: str = "", origin: str = "") -> None:
         super().__init__(message)
@@ -82,6 +84,12 @@ class HangError(RuntimeFailure):
     """A collective or a step did not end in its time."""
 
     exit_code = ExitCode.HANG
+
+
+class ForeignLauncher(EnvironmentMismatch):
+    """The ranks were started by the launcher of another MPI, and do not see each other."""
+
+    on_every_rank = True
 
 
 class NumericalError(RuntimeFailure):

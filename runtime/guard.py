@@ -12,24 +12,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 
-from moec.runtime.errors import ExitCode
-from moec.runtime.launch import discover
+from moec.runtime.errors import EnvironmentMismatch, ExitCode
+from moec.runtime.launch import Launch, current_job, discover
 from moec.runtime.transport.api import Transport
+from moec.runtime.transport.factory import connect_mpi
 
 PATIENCE_S = 1.0
 """How long a failing rank waits for the others to fail as well, so that one message can speak for all."""
 
 INTERRUPTED = 130  # as shells report SIGINT
-
-_job: ContextVar[Transport | None] = ContextVar("job", default=None)
-
-
-def end_job_through(transport: Transport) -> None:
-    """From now on, a failure in this process ends the job of `transport`."""
-    _job.set(transport)
 
 
 def run_rank(main: Callable[[], int]) -> int:
@@ -44,7 +37,7 @@ def run_rank(main: Callable[[], int]) -> int:
     except SystemExit as request:
         failure = _requested(request)
     except BaseException as error:
-        failure = _Failure(exit_code_of(error), describe(error))
+        failure = _Failure(exit_code_of(error), describe(error), getattr(error, "on_every_rank", False))
     return failure.code and _end(failure)
 
 
@@ -77,6 +70,7 @@ class _Failure:
 
     code: int
     message: str
+    on_every_rank: bool = False
 
     def token(self) -> bytes:
         """The code, and a digest by which ranks find out that they failed alike; always 33 bytes."""
@@ -91,11 +85,15 @@ def _requested(request: SystemExit) -> _Failure:
 
 def _end(failure: _Failure) -> int:
     """Say why, end the job, and return its exit code."""
-    transport = _job.get()
+    launch = discover()
+    joined = current_job.get()
+    transport = joined or _join(launch)
     if transport is None:
-        return _end_alone(failure)
+        return _end_alone(failure, launch)
     tokens = transport.last_words(failure.token(), PATIENCE_S)
     if tokens is None:
+        if failure.code == ExitCode.LOST_PEER:
+            time.sleep(PATIENCE_S)  # the peer that we lost has more to say, and ends us when it has said it
         _say(failure.message or f"left with exit code {failure.code}", [transport.rank], transport.world)
         transport.abort(failure.code)
         return failure.code
@@ -103,22 +101,39 @@ def _end(failure: _Failure) -> int:
     if failure.message and transport.rank == alike[0]:
         _say(failure.message, alike, transport.world)
     transport.last_words(failure.token(), PATIENCE_S)  # nobody ends the job before all have spoken
-    if failure.message and transport.world > 1:
-        transport.abort(_verdict(tokens))  # what is under way would keep MPI from finalizing
+    if failure.message and joined and transport.world > 1:
+        transport.abort(_verdict(tokens))  # collectives under way would keep MPI from finalizing
     return _verdict(tokens)
 
 
-def _end_alone(failure: _Failure) -> int:
-    """The end of a rank that is in no job yet: its exit makes the launcher stop the others.
+def _join(launch: Launch) -> Transport | None:
+    """For a rank that fails before it has joined its job: join it, to be able to end it.
+
+    The others may wait for this rank in MPI_Init, and MPICH's launcher does not mind a rank that leaves
+    before.
+    """
+    if not launch.by_mpi:
+        return None
+    try:
+        return connect_mpi(launch)
+    except EnvironmentMismatch:
+        return None
+
+
+def _end_alone(failure: _Failure, launch: Launch) -> int:
+    """The end of a rank that can join no job: its exit makes the launcher stop the others, as a rule.
 
     The failure is likely to be the same everywhere, so rank 0 speaks first. A rank that is still there after
     a while has something of its own to say.
     """
-    launch = discover()
-    if launch.rank:
-        time.sleep(PATIENCE_S)
-    if failure.message:
-        _say(failure.message, [launch.rank], launch.world or launch.rank + 1)
+    world = launch.world or launch.rank + 1
+    if failure.on_every_rank:
+        ranks = [] if launch.rank else list(range(world))
+    else:
+        ranks = [launch.rank]
+        time.sleep(PATIENCE_S if launch.rank else 0)
+    if failure.message and ranks:
+        _say(failure.message, ranks, world)
     return failure.code
 
 
@@ -129,16 +144,15 @@ def _verdict(tokens: list[bytes]) -> int:
 
 
 def _say(message: str, ranks: list[int], world: int) -> None:
-    where = (
-        ""
-        if world == 1
-        else f" on all {world} ranks"
-        if len(ranks) == world
-        else f" on rank {_listed(ranks)}"
-    )
     sys.stdout.flush()
-    print(f"moec: error{where}: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(
+        f"moec: error{_where(ranks, world)}: {message}\n"
+    )  # in one piece, lines of ranks get mixed
+    sys.stderr.flush()
 
 
-def _listed(ranks: list[int]) -> str:
-    return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+def _where(ranks: list[int], world: int) -> str:
+    if len(ranks) == world:
+        return f" on all {world} ranks" if world > 1 else ""
+    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
+    return f" on rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:8]))}{more}"

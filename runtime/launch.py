@@ -3,6 +3,8 @@
 `discover` reads variables only: no MPI library is loaded for it. Variables of an MPI launcher come first,
 torchrun's next and Slurm's last, and those only inside a step: in a batch script, and so in whatever `mpirun`
 starts there, Slurm leaves a rank 0 that is not ours.
+
+The module also remembers the job that this process has joined, for those who must end it.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from moec.runtime.errors import EnvironmentMismatch
+from moec.runtime.errors import EnvironmentMismatch, ForeignLauncher
 from moec.runtime.transport.api import Transport
 
 Kind = Literal["openmpi", "pmix", "pmi", "torchrun", "slurm", "single"]
@@ -27,10 +30,8 @@ LAUNCHERS: dict[Kind, str] = {
     "slurm": "srun",
     "single": "no launcher",
 }
-ADVICE = (
-    f"Start the ranks with the mpirun of the MPI that mpi4py uses (here in {Path(sys.prefix) / 'bin'}?), "
-    "or with srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH and Intel MPI."
-)
+current_job: ContextVar[Transport | None] = ContextVar("current_job", default=None)
+"""The transport that this process has joined a job with: the way to end that job."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Launch:
     world: int | None
     local_rank: int
     kind: Kind
+
+    @property
+    def by_mpi(self) -> bool:
+        """Whether the ranks of the job are meant to meet through MPI."""
+        return self.kind not in ("torchrun", "single")
 
     @property
     def launcher(self) -> str:
@@ -92,16 +98,16 @@ def _integer(environment: Mapping[str, str], name: str) -> int | None:
 def check_library(launch: Launch, library: str) -> None:
     """Refuse an MPI library that this launcher cannot start, before its initialisation aborts."""
     if launch.kind == "openmpi" and any(name in library for name in ("MPICH", "MVAPICH", "Intel")):
-        raise EnvironmentMismatch(f"{_started_by(launch)}, but mpi4py uses {library}. {ADVICE}")
+        raise ForeignLauncher(f"{_started_by(launch)}, but mpi4py uses {library}. {_advice()}")
 
 
 def check_world(launch: Launch, transport: Transport) -> None:
     """Refuse a job whose ranks do not see each other: launcher and library are not of one MPI."""
     if launch.kind == "single" or launch.world in (None, transport.world):
         return
-    raise EnvironmentMismatch(
-        f"{_started_by(launch)} as rank {launch.rank} of {launch.world}, but the {transport.name} transport "
-        f"({transport.library}) sees {transport.world} rank(s). {ADVICE}"
+    raise ForeignLauncher(
+        f"{_started_by(launch)} as one of {launch.world}, but the {transport.name} transport "
+        f"({transport.library}) sees {transport.world}. {_advice()}"
     )
 
 
@@ -112,3 +118,12 @@ def _started_by(launch: Launch) -> str:
     except OSError:
         parent = ""
     return f"{launch.launcher}{parent} started this process"
+
+
+def _advice() -> str:
+    mpirun = Path(sys.prefix) / "bin" / "mpirun"
+    own = f", such as {mpirun}" if mpirun.exists() else ""
+    return (
+        f"Start the ranks with the mpirun of the MPI that mpi4py uses{own}, or with srun --mpi=pmix for "
+        "Open MPI, srun --mpi=pmi2 for MPICH and Intel MPI"
+    )

@@ -70,54 +70,68 @@ def row_bytes(x: Tensor) -> int:
     return x.element_size() * prod(x.shape[1:])
 
 
-def check_moved(operation: str, x: Tensor, device: torch.device) -> None:
-    """`x` has a dtype that transports move, and is where the transport is."""
-    if x.dtype not in _MOVABLE:
-        raise ValueError(f"{operation}: {x.dtype} is not moved by transports")
-    if x.device != device:
-        raise ValueError(f"{operation}: the tensor is on {x.device}, the transport on {device}")
+def check_gather(shard: Tensor, device: torch.device) -> None:
+    """Arguments of an all_gather on `device`."""
+    _check_rows("all_gather", shard)
+    _check_moved("all_gather", shard, device)
 
 
-def check_summed(operation: str, x: Tensor, device: torch.device) -> None:
-    """`check_moved`, and a sum is defined for the dtype."""
-    check_moved(operation, x, device)
-    if x.dtype == torch.bool:
-        raise ValueError(f"{operation}: sums of bool are not defined")
+def check_scatter(full: Tensor, size: int, device: torch.device) -> None:
+    """Arguments of a reduce_scatter among `size` members."""
+    _check_rows("reduce_scatter", full)
+    _check_summed("reduce_scatter", full, device)
+    if full.shape[0] % size:
+        raise ValueError(f"reduce_scatter: {full.shape[0]} rows do not divide into {size} equal blocks")
 
 
-def check_rows(operation: str, x: Tensor) -> None:
-    """`x` has a dim 0 to gather or scatter along."""
-    if x.dim() == 0:
-        raise ValueError(f"{operation}: a tensor without dims has no rows")
+def check_reduce(x: Tensor, device: torch.device) -> None:
+    """Arguments of an all_reduce."""
+    _check_summed("all_reduce", x, device)
 
 
-def check_divides(operation: str, rows: int, size: int) -> None:
-    """`rows` can be cut into `size` equal blocks."""
-    if rows % size:
-        raise ValueError(f"{operation}: {rows} rows do not divide into {size} equal blocks")
-
-
-def check_exchange(x: Tensor, send: Sequence[int], receive: Sequence[int], size: int, index: int) -> None:
-    """The row counts of an all-to-all fit the tensor, the group, and each other on the diagonal."""
-    check_rows("all_to_all", x)
+def check_exchange(
+    x: Tensor, send: Sequence[int], receive: Sequence[int], size: int, index: int, device: torch.device
+) -> None:
+    """Arguments of an all_to_all: the counts fit the tensor, the group, and each other on the diagonal."""
+    _check_rows("all_to_all", x)
+    _check_moved("all_to_all", x, device)
     if len(send) != size or len(receive) != size:
-        raise ValueError(f"all_to_all: {len(send)} send and {len(receive)} receive counts for {size} members")
-    if min(send) < 0 or min(receive) < 0:
-        raise ValueError(f"all_to_all: negative row counts in {list(send)} or {list(receive)}")
-    if sum(send) != x.shape[0]:
         raise ValueError(
-            f"all_to_all: send counts {list(send)} add up to {sum(send)}, the tensor has {x.shape[0]} rows"
+            f"all_to_all: {len(send)} and {len(receive)} counts to send and receive, {size} members"
         )
+    if min(send) < 0 or min(receive) < 0:
+        raise ValueError(f"all_to_all: negative counts in {list(send)} or {list(receive)}")
+    if sum(send) != x.shape[0]:
+        raise ValueError(f"all_to_all: counts {list(send)} do not add up to {x.shape[0]} rows")
     if send[index] != receive[index]:
         raise ValueError(
             f"all_to_all: {send[index]} rows sent to myself, {receive[index]} expected from myself"
         )
 
 
-def check_root(root: int, size: int) -> None:
-    """`root` is a member."""
+def check_broadcast(x: Tensor, root: int, size: int, device: torch.device) -> None:
+    """Arguments of a broadcast among `size` members."""
+    _check_moved("broadcast", x, device)
     if not 0 <= root < size:
         raise ValueError(f"broadcast: root {root} in a group of {size} members")
+
+
+def _check_moved(operation: str, x: Tensor, device: torch.device) -> None:
+    if x.dtype not in _MOVABLE:
+        raise ValueError(f"{operation}: {x.dtype} is not moved by transports")
+    if x.device != device:
+        raise ValueError(f"{operation}: the tensor is on {x.device}, the transport on {device}")
+
+
+def _check_summed(operation: str, x: Tensor, device: torch.device) -> None:
+    _check_moved(operation, x, device)
+    if x.dtype == torch.bool:
+        raise ValueError(f"{operation}: sums of bool are not defined")
+
+
+def _check_rows(operation: str, x: Tensor) -> None:
+    if x.dim() == 0:
+        raise ValueError(f"{operation}: a tensor without dims has no rows")
 
 
 def sum_in_order(parts: Sequence[Tensor]) -> Tensor:

@@ -7,8 +7,7 @@ from importlib import import_module
 import torch
 
 from moec.runtime.errors import UserError
-from moec.runtime.guard import end_job_through
-from moec.runtime.launch import Launch, check_library, check_world, discover
+from moec.runtime.launch import Launch, check_library, check_world, current_job, discover
 from moec.runtime.transport.api import Transport
 from moec.runtime.transport.single import SingleTransport
 
@@ -31,7 +30,16 @@ def make_transport(
     if name not in NAMES:
         raise UserError(f"there is no transport {name!r}; choose one of {', '.join(NAMES)}")
     transport = _connect(name, device, timeout_s, launch or discover())
-    end_job_through(transport)
+    current_job.set(transport)
+    return transport
+
+
+def connect_mpi(launch: Launch, device: torch.device | None = None) -> Transport:
+    """The mpi transport, if launcher and library are of one MPI; else `EnvironmentMismatch`."""
+    mpi = import_module("moec.runtime.transport.mpi")
+    check_library(launch, mpi.library())
+    transport: Transport = mpi.MpiTransport(device)
+    check_world(launch, transport)
     return transport
 
 
@@ -41,21 +49,12 @@ def _connect(name: str, device: torch.device | None, timeout_s: float, launch: L
         check_world(launch, transport)
         return transport
     if name == "mpi":
-        return _mpi(launch, device)
+        return connect_mpi(launch, device)
     torch_dist = import_module("moec.runtime.transport.torch_dist")
     options = {"local_rank": launch.local_rank, "timeout_s": timeout_s}
     if launch.kind == "torchrun":
         transport = torch_dist.connect_torchrun(name, **options)
     else:
-        control = SingleTransport() if launch.kind == "single" else _mpi(launch, None)
+        control = connect_mpi(launch) if launch.by_mpi else SingleTransport()
         transport = torch_dist.connect_over(control, name, **options)
-    return transport
-
-
-def _mpi(launch: Launch, device: torch.device | None) -> Transport:
-    """The mpi transport, if launcher and library are of one MPI."""
-    mpi = import_module("moec.runtime.transport.mpi")
-    check_library(launch, mpi.library())
-    transport: Transport = mpi.MpiTransport(device)
-    check_world(launch, transport)
     return transport

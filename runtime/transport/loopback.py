@@ -18,12 +18,11 @@ from torch import Tensor
 
 from moec.runtime.transport.api import Group, TransportError
 from moec.runtime.transport.common import (
-    check_divides,
+    check_broadcast,
     check_exchange,
-    check_moved,
-    check_root,
-    check_rows,
-    check_summed,
+    check_gather,
+    check_reduce,
+    check_scatter,
     groups_of,
     own_copy,
     sum_in_order,
@@ -201,33 +200,28 @@ class _LoopbackGroup:
 
     def all_gather(self, shard: Tensor) -> _Handle:
         """(r, ...) -> (n * r, ...)."""
-        check_rows("all_gather", shard)
-        check_moved("all_gather", shard, CPU)
+        check_gather(shard, CPU)
         return self._meet("all_gather", (shard.dtype, tuple(shard.shape)), shard.detach(), _gathered)
 
     def reduce_scatter(self, full: Tensor) -> _Handle:
         """(n * r, ...) -> (r, ...)."""
-        check_rows("reduce_scatter", full)
-        check_summed("reduce_scatter", full, CPU)
-        check_divides("reduce_scatter", full.shape[0], self.size)
+        check_scatter(full, self.size, CPU)
         return self._meet("reduce_scatter", (full.dtype, tuple(full.shape)), full.detach(), _reduced_blocks)
 
     def all_reduce(self, x: Tensor) -> _Handle:
         """Any shape -> the same shape."""
-        check_summed("all_reduce", x, CPU)
+        check_reduce(x, CPU)
         return self._meet("all_reduce", (x.dtype, tuple(x.shape)), x.detach(), _reduced)
 
     def all_to_all(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> _Handle:
         """(sum(send), ...) -> (sum(receive), ...)."""
-        check_exchange(x, send, receive, self.size, self.index)
-        check_moved("all_to_all", x, CPU)
+        check_exchange(x, send, receive, self.size, self.index, CPU)
         agreed = (x.dtype, ("rows", *x.shape[1:]))
         return self._meet("all_to_all", agreed, (x.detach(), list(send), list(receive)), _exchanged)
 
     def broadcast(self, x: Tensor, root: int) -> _Handle:
         """Any shape -> the same shape."""
-        check_root(root, self.size)
-        check_moved("broadcast", x, CPU)
+        check_broadcast(x, root, self.size, CPU)
         agreed = (root, x.dtype, tuple(x.shape))
         return self._meet("broadcast", agreed, x.detach(), lambda data: [own_copy(data[root]) for _ in data])
 

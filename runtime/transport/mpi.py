@@ -4,18 +4,20 @@ Three MPI collectives are used, all nonblocking: Iallgather(v), Ialltoall(v) and
 reductions is: the standard promises neither an order of summation nor equal bits on all members, knows no
 bfloat16, and Open MPI's reduce-scatter is several times slower than moving blocks and adding them here. So
 
-- reduce_scatter is an all-to-all of blocks and a local sum in member order. It receives as many bytes as it
-sends: one buffer the size of its input until the wait. - all_reduce of a small tensor, or between two
-members, is an all-gather and a local sum of all of it; otherwise an all-to-all of blocks, a local sum of my
-block, and an all-gather of the sums. See `_BlockSum`.
+- reduce_scatter is an all-to-all of blocks and a local sum in member order, which takes one buffer of the
+  size of the input until the wait;
+- all_reduce of a small tensor, or between two members, is an all-gather and a local sum of everything;
+- all_reduce of a large tensor is an all-to-all of blocks, a local sum of one block, and an all-gather of the
+  sums (`_BlockSum`).
 
 The bits are then those of `loopback`, whatever the MPI library, and the same on every member.
 
-Buffers are passed by address, without a copy, as rows: a datatype of one row's bytes and counts in rows, so
-that collectives may exceed 2^31 bytes. More than 2^31 - 1 rows, or bytes a row, are refused.
+Buffers are passed by address, without a copy, as rows: a datatype of one row's bytes, and counts in rows, so
+that collectives may exceed 2^31 bytes. More than 2^31 - 1 rows, or bytes a row, are refused. How much moves
+between start and wait is up to the library; most make progress only inside MPI calls.
 
-Tensors on a GPU need an MPI that takes GPU pointers (`gpu_aware`); they are passed as they are, after the
-current stream has run dry, since MPI does not know of streams. Any other MPI is refused rather than staged
+Tensors on a GPU need an MPI that takes GPU pointers (`gpu_aware`). They are passed as they are, once the
+current stream has run dry, since MPI knows nothing of streams. Any other MPI is refused, rather than staged
 through the host.
 """
 
@@ -25,8 +27,10 @@ import ctypes
 import os
 import sys
 import time
+import warnings
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -37,12 +41,11 @@ from moec.runtime.transport.api import Group, Handle, TransportError
 from moec.runtime.transport.common import (
     Ready,
     Translated,
-    check_divides,
+    check_broadcast,
     check_exchange,
-    check_moved,
-    check_root,
-    check_rows,
-    check_summed,
+    check_gather,
+    check_reduce,
+    check_scatter,
     groups_of,
     own_copy,
     row_bytes,
@@ -102,7 +105,7 @@ class _Progress:
         """Start the second halves that can be; in order within a group, since they share a communicator."""
         behind: set[MpiGroup] = set()
         for block_sum in list(self.first_halves):
-            if block_sum.group not in behind and block_sum.first_half_over():
+            if block_sum.group not in behind and block_sum.first_half.Test():
                 self.first_halves.remove(block_sum)
                 block_sum.start_second_half()
             else:
@@ -125,27 +128,25 @@ class _Progress:
         self._row_types.clear()
 
 
+@dataclass(eq=False)
 class _Flight:
     """A collective of one MPI call: its request, the buffers it uses, and what to make of them at the end."""
 
-    def __init__(
-        self,
-        progress: _Progress,
-        operation: str,
-        request: MPI.Request,
-        buffers: tuple[Tensor, Tensor],
-        finish: Callable[[], Tensor],
-    ) -> None:
-        self._progress, self._operation = progress, operation
-        self._request, self._buffers, self._finish = request, buffers, finish
-        progress.flights.add(self)
+    progress: _Progress
+    operation: str
+    request: MPI.Request
+    buffers: tuple[Tensor, Tensor]
+    finish: Callable[[], Tensor]
+
+    def __post_init__(self) -> None:
+        self.progress.flights.add(self)
 
     def wait(self) -> Tensor:
         """Block until MPI is done, and return the result."""
-        with Translated(self._operation, MPI.Exception):
-            self._progress.finish(self._request)
-        self._progress.flights.remove(self)
-        return self._finish()
+        with Translated(self.operation, MPI.Exception):
+            self.progress.finish(self.request)
+        self.progress.flights.remove(self)
+        return self.finish()
 
 
 class _BlockSum:
@@ -167,16 +168,12 @@ class _BlockSum:
         self._second: MPI.Request | None = None
         self._unit = group.progress.row_type(x.element_size(), x.numel() + group.size)
         group.settle()
-        self._first = group.comm.Ialltoallv(
+        self.first_half = group.comm.Ialltoallv(
             [memory(self._sent), self._sizes, self._unit],
             [memory(self._received), [self._mine] * group.size, self._unit],
         )
         group.progress.flights.add(self)
         group.progress.first_halves.append(self)
-
-    def first_half_over(self) -> bool:
-        """Whether everybody's share of my block is here."""
-        return self._first.Test()
 
     def start_second_half(self) -> None:
         """Add up my block and start to gather everybody's."""
@@ -214,16 +211,13 @@ class MpiGroup:
 
     def all_gather(self, shard: Tensor) -> Handle:
         """(r, ...) -> (n * r, ...)."""
-        check_rows("all_gather", shard)
-        check_moved("all_gather", shard, self._device)
+        check_gather(shard, self._device)
         out = shard.new_empty((self.size * shard.shape[0], *shard.shape[1:]))
         return self._gather("all_gather", shard, out, lambda: out)
 
     def reduce_scatter(self, full: Tensor) -> Handle:
         """(n * r, ...) -> (r, ...), summed in member order."""
-        check_rows("reduce_scatter", full)
-        check_summed("reduce_scatter", full, self._device)
-        check_divides("reduce_scatter", full.shape[0], self.size)
+        check_scatter(full, self.size, self._device)
         sent = full.detach().contiguous()
         rows = full.shape[0] // self.size
         received = full.new_empty((self.size, rows, *full.shape[1:]))
@@ -239,7 +233,7 @@ class MpiGroup:
 
     def all_reduce(self, x: Tensor) -> Handle:
         """Any shape -> the same shape, summed in member order."""
-        check_summed("all_reduce", x, self._device)
+        check_reduce(x, self._device)
         if self.size > 2 and x.numel() * x.element_size() * self.size > WHOLE_GATHER_BYTES:
             with Translated("all_reduce", MPI.Exception):
                 return _BlockSum(self, x.detach().contiguous())
@@ -248,8 +242,7 @@ class MpiGroup:
 
     def all_to_all(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Handle:
         """(sum(send), ...) -> (sum(receive), ...)."""
-        check_exchange(x, send, receive, self.size, self.index)
-        check_moved("all_to_all", x, self._device)
+        check_exchange(x, send, receive, self.size, self.index, self._device)
         sent = x.detach().contiguous()
         out = x.new_empty((sum(receive), *x.shape[1:]))
         if not row_bytes(x):
@@ -258,16 +251,12 @@ class MpiGroup:
         # Lists, since mpi4py takes a tuple of two for counts and displacements.
         outgoing, incoming = [memory(sent), list(send), unit], [memory(out), list(receive), unit]
         return self._start(
-            "all_to_all",
-            lambda: self.comm.Ialltoallv(outgoing, incoming),
-            (sent, out),
-            lambda: out,
+            "all_to_all", lambda: self.comm.Ialltoallv(outgoing, incoming), (sent, out), lambda: out
         )
 
     def broadcast(self, x: Tensor, root: int) -> Handle:
         """Any shape -> the same shape."""
-        check_root(root, self.size)
-        check_moved("broadcast", x, self._device)
+        check_broadcast(x, root, self.size, self._device)
         out = own_copy(x) if root == self.index else x.new_empty(x.shape)
         if not x.numel():
             return Ready(out)
@@ -326,23 +315,18 @@ class MpiTransport:
     name = "mpi"
 
     def __init__(self, device: torch.device | None = None) -> None:
+        _initialize()
         self.device = device or torch.device("cpu")
         if self.device.type != "cpu" and not gpu_aware():
             raise EnvironmentMismatch(
                 f"tensors on {self.device} need a GPU-aware MPI, which this is not: {library()}; "
                 "use the nccl transport, or an MPI built for this GPU"
             )
-        if not MPI.Is_initialized():
-            MPI.Init_thread(MPI.THREAD_MULTIPLE)  # a watchdog thread may end the job
+        self.library = library()
         self._comm, self._last_comm = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
         self.rank, self.world = self._comm.rank, self._comm.size
         self._progress = _Progress()
         self._groups: list[MpiGroup] = []
-
-    @property
-    def library(self) -> str:
-        """The MPI library and its version."""
-        return library()
 
     def groups(self, axes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Group]:
         """Create and warm this rank's group for every axis: two communicators, or none for size one."""
@@ -376,6 +360,7 @@ class MpiTransport:
         """Everybody's bytes if all ranks come in time, on a communicator that nothing else uses."""
         out = bytearray(len(data) * self.world)
         request = self._last_comm.Iallgather([data, MPI.BYTE], [out, len(data), MPI.BYTE])
+        self._unanswered = (request, data, out)  # they must live on if others come too late
         deadline = time.monotonic() + patience_s
         while not request.Test():
             if time.monotonic() > deadline:
@@ -399,5 +384,13 @@ class MpiTransport:
 
 
 def library() -> str:
-    """The MPI library and its version, in one line."""
-    return MPI.Get_library_version().rstrip("\0").splitlines()[0]
+    """The MPI library and its version, such as `Open MPI v5.0.11`; known before MPI is initialised."""
+    return " ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split(",")[0].split())
+
+
+def _initialize() -> None:
+    """MPI_Init, unless the program has done it; with threads, as a watchdog may end the job from its own."""
+    if not MPI.Is_initialized():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of foreign launchers: `check_world` finds out
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)

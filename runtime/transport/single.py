@@ -12,11 +12,11 @@ from torch import Tensor
 from moec.runtime.transport.api import Group
 from moec.runtime.transport.common import (
     Ready,
+    check_broadcast,
     check_exchange,
-    check_moved,
-    check_root,
-    check_rows,
-    check_summed,
+    check_gather,
+    check_reduce,
+    check_scatter,
     groups_of,
     own_copy,
 )
@@ -33,31 +33,27 @@ class SingleGroup:
 
     def all_gather(self, shard: Tensor) -> Ready:
         """(r, ...) -> (r, ...)."""
-        check_rows("all_gather", shard)
-        check_moved("all_gather", shard, self._device)
+        check_gather(shard, self._device)
         return Ready(own_copy(shard))
 
     def reduce_scatter(self, full: Tensor) -> Ready:
         """(r, ...) -> (r, ...)."""
-        check_rows("reduce_scatter", full)
-        check_summed("reduce_scatter", full, self._device)
+        check_scatter(full, self.size, self._device)
         return Ready(own_copy(full))
 
     def all_reduce(self, x: Tensor) -> Ready:
         """Any shape -> the same shape."""
-        check_summed("all_reduce", x, self._device)
+        check_reduce(x, self._device)
         return Ready(own_copy(x))
 
     def all_to_all(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Ready:
         """(r, ...) -> (r, ...), where `send` and `receive` are both [r]."""
-        check_exchange(x, send, receive, self.size, self.index)
-        check_moved("all_to_all", x, self._device)
+        check_exchange(x, send, receive, self.size, self.index, self._device)
         return Ready(own_copy(x))
 
     def broadcast(self, x: Tensor, root: int) -> Ready:
         """Any shape -> the same shape."""
-        check_root(root, self.size)
-        check_moved("broadcast", x, self._device)
+        check_broadcast(x, root, self.size, self._device)
         return Ready(own_copy(x))
 
 

@@ -37,12 +37,11 @@ from moec.runtime.transport.api import Group, Handle, Transport, TransportError
 from moec.runtime.transport.common import (
     Ready,
     Translated,
-    check_divides,
+    check_broadcast,
     check_exchange,
-    check_moved,
-    check_root,
-    check_rows,
-    check_summed,
+    check_gather,
+    check_reduce,
+    check_scatter,
     groups_of,
     own_copy,
     row_bytes,
@@ -84,8 +83,7 @@ class TorchGroup:
 
     def all_gather(self, shard: Tensor) -> Handle:
         """(r, ...) -> (n * r, ...)."""
-        check_rows("all_gather", shard)
-        check_moved("all_gather", shard, self._device)
+        check_gather(shard, self._device)
         out = shard.new_empty((self.size * shard.shape[0], *shard.shape[1:]))
         sent = shard.detach().contiguous()
         if not shard.numel():
@@ -99,16 +97,14 @@ class TorchGroup:
 
     def reduce_scatter(self, full: Tensor) -> Handle:
         """(n * r, ...) -> (r, ...)."""
-        check_rows("reduce_scatter", full)
-        check_summed("reduce_scatter", full, self._device)
-        check_divides("reduce_scatter", full.shape[0], self.size)
+        check_scatter(full, self.size, self._device)
         if not full.numel():
             return Ready(full.new_empty((full.shape[0] // self.size, *full.shape[1:])))
         return self._native_blocks(full) if self._native_sums else self._summed_blocks(full)
 
     def all_reduce(self, x: Tensor) -> Handle:
         """Any shape -> the same shape."""
-        check_summed("all_reduce", x, self._device)
+        check_reduce(x, self._device)
         total = wide_copy(x)
         if not x.numel():
             return Ready(total.to(x.dtype))
@@ -121,8 +117,7 @@ class TorchGroup:
 
     def all_to_all(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Handle:
         """(sum(send), ...) -> (sum(receive), ...)."""
-        check_exchange(x, send, receive, self.size, self.index)
-        check_moved("all_to_all", x, self._device)
+        check_exchange(x, send, receive, self.size, self.index, self._device)
         out = x.new_empty((sum(receive), *x.shape[1:]))
         if not row_bytes(x):
             return Ready(out)
@@ -130,8 +125,7 @@ class TorchGroup:
 
     def broadcast(self, x: Tensor, root: int) -> Handle:
         """Any shape -> the same shape."""
-        check_root(root, self.size)
-        check_moved("broadcast", x, self._device)
+        check_broadcast(x, root, self.size, self._device)
         out = own_copy(x) if root == self.index else x.new_empty(x.shape)
         if not x.numel():
             return Ready(out)
