@@ -101,6 +101,7 @@ def rank_shape(spec: Spec, mesh: Mesh, options: CompileOptions) -> Shape:
 def partition(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
     """One rank's part of a region."""
     placed = place(region, mesh)
+    propagate(placed)
     verify_placed(placed)
     insert_redistribution(placed, mesh)
     verify_marked(placed, mesh)

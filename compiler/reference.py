@@ -1,0 +1,92 @@
+"""The meaning of a model, computed: its reference graphs run on one device, differentiated by plain autograd.
+
+Independent of partitioning, of our own differentiation, of programs and executors. `moec verify` and the tests compare
+what ranks computed with this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moec.dsl.parameters import Parameter
+from moec.dsl.spec import ModelSpec
+
+from .build.model import ReferenceModel, Shape, build
+from .graph import run
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Losses of a batch by name, choices of every expert by MoE, and the gradient of every parameter by its full name."""
+
+    losses: dict[str, float]
+    loads: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def reference_step(
+    model: ModelSpec, weights: Mapping[str, Tensor], tokens: Tensor, targets: Tensor, micro_batches: int
+) -> Reference:
+    """Losses and gradients of one batch: tokens and targets (sequences, sequence) int64, cut into `micro_batches`.
+
+    `weights` are by full name, of one floating dtype, which is computed in. Targets of -100 bear no loss.
+    """
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
+    facts = {
+        "batch_tokens": torch.tensor(tokens.numel()),
+        "loss_tokens": (targets != -100).sum(),
+    }
+    size = -(-tokens.shape[0] // micro_batches)
+    losses: dict[str, float] = {}
+    loads: dict[str, Tensor] = {}
+    for part, wanted in zip(tokens.split(size), targets.split(size), strict=True):
+        values = _forward(model, leaves, part, wanted, facts)
+        values.pop("objective").backward()
+        for name in ("loss", "aux_loss", "z_loss"):
+            if name in values:
+                losses[name] = losses.get(name, 0.0) + values[name].item()
+        for name, load in values.items():
+            if name.endswith(".load"):
+                loads[name] = loads[name] + load if name in loads else load
+    gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+    return Reference(losses, loads, {name: gradients.get(name, torch.zeros_like(weights[name])) for name in leaves})
+
+
+def _forward(
+    model: ModelSpec, leaves: dict[str, Tensor], tokens: Tensor, targets: Tensor, facts: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    dtype = next(iter(leaves.values())).dtype
+    reference = build(model, Shape(tokens.shape[0], tokens.shape[1], dtype))
+    values = {
+        "tokens": tokens,
+        "targets": targets,
+        "sequences": torch.tensor(tokens.shape[0]),
+        "micro_tokens": torch.tensor(tokens.numel()),
+        **facts,
+    }
+    return run_chain(reference, leaves, values)
+
+
+def run_chain(
+    reference: ReferenceModel, weights: Mapping[str, Tensor], values: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Run all regions in order. Returns every value of the chain; loads are under `layers.<i>.<component>.load`."""
+    values = dict(values)
+    for instance, kind in reference.chain:
+        region = reference.kinds[kind]
+        prefix = instance if instance.startswith("layers.") else ""
+        parameters = {p.path: _stored(p, prefix, weights) for p in region.parameters}
+        results = run(region, parameters, {name: values[name] for name in region.inputs})
+        for name, result in results.items():
+            values[f"{instance}.{name}" if name.endswith(".load") else name] = result
+    return values
+
+
+def _stored(parameter: Parameter, prefix: str, weights: Mapping[str, Tensor]) -> Tensor:
+    """A parameter as its region takes it: experts stacked."""
+    tensors = [weights[name] for name in parameter.names(prefix)]
+    return tensors[0] if parameter.experts is None else torch.stack(tensors)

@@ -1,0 +1,76 @@
+"""The training state of a rank: its shards of parameters, gradients and optimizer moments, and nothing else.
+
+Parameters are drawn by the slice: every rank makes exactly the elements it owns, from the seed, the parameter's name
+and their index, so the model is the same at every degree and no rank ever holds more of it than its shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from .abi.buffers import Buffer, Piece, pieces
+from .abi.bundle import STATE_PARTS, Manifest
+from .abi.mesh import Mesh
+from .draw import normal
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class TrainState:
+    """Shards (shard_numel,) by part (`abi.bundle.STATE_PARTS`) and state name (`layers.3/matrices`), all zero at first."""
+
+    def __init__(self, buffers: Mapping[str, Buffer], mesh: Mesh, rank: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.buffers, self.mesh, self.rank, self.dtype = dict(buffers), mesh, rank, dtype
+        self.parts: dict[str, dict[str, Tensor]] = {
+            part: {
+                name: torch.zeros(buffer.shard_numel, dtype=dtype, device=device)
+                for name, buffer in self.buffers.items()
+            }
+            for part in STATE_PARTS
+        }
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameter shards."""
+        return self.parts["parameter"]
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradient shards."""
+        return self.parts["gradient"]
+
+    def arguments(self) -> list[Tensor]:
+        """All shards, in the order that the step program takes them."""
+        return [shard for part in STATE_PARTS for shard in self.parts[part].values()]
+
+    def bytes_by_part(self) -> dict[str, int]:
+        """How many bytes this rank holds of each part."""
+        return {part: sum(t.nbytes for t in shards.values()) for part, shards in self.parts.items()}
+
+    def pieces(self, name: str) -> Iterator[Piece]:
+        """What this rank's shard of one state holds."""
+        return pieces(self.buffers[name], parameter_prefix(name), self.mesh, self.rank)
+
+    def draw(self, seed: int, std: float) -> None:
+        """Initialise the parameters: matrices normal(0, std), norms one, biases zero; padding stays zero."""
+        for name, shard in self.parameters.items():
+            for piece in self.pieces(name):
+                part = shard[piece.offset : piece.offset + piece.count]
+                if piece.init == "normal":
+                    part.copy_(normal(seed, piece.name, piece.start, piece.count, std, self.dtype))
+                else:
+                    part.fill_(1.0 if piece.init == "ones" else 0.0)
+
+
+def parameter_prefix(state: str) -> str:
+    """`layers.3/matrices` -> `layers.3`; embedding and head have none."""
+    instance = state.partition("/")[0]
+    return instance if instance.startswith("layers.") else ""
+
+
+def make_state(manifest: Manifest, rank: int, device: torch.device) -> TrainState:
+    """The state of `rank`, all zero."""
+    return TrainState(manifest.states(), manifest.mesh, rank, DTYPES[manifest.dtype], device)

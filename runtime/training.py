@@ -1,0 +1,88 @@
+"""Training: run the step program over the batches of the data, and keep record of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from .abi.bundle import Manifest
+from .data.loader import Batch, Loader
+from .errors import NumericalError
+from .job import Job
+from .schedule import Constant, Cosine, Schedule, learning_rate
+from .state import TrainState
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step, summed over all ranks. `load` counts the choices of every expert, by MoE."""
+
+    step: int
+    losses: dict[str, float]
+    grad_norm: float
+    lr: float
+    tokens: int
+    step_s: float
+    load: dict[str, list[int]]
+
+
+class Trainer:
+    """One rank's training run. Every rank calls `step` with the same step numbers."""
+
+    def __init__(self, job: Job, state: TrainState, loader: Loader, steps: int) -> None:
+        self.job, self.state, self.loader, self.steps = job, state, loader, steps
+        self.manifest = job.bundle.manifest
+        self.schedule = schedule_of(self.manifest)
+
+    def step(self, step: int) -> StepResult:
+        """Do one training step, from 0. Raises NumericalError if loss or gradients are not finite."""
+        start_s = time.perf_counter()
+        lr = learning_rate(step, self.steps, self.manifest.training.lr, self.schedule)
+        losses, loads, grad_norm, tokens = self._run(self.loader.batch(step), lr, step + 1)
+        result = StepResult(
+            step=step,
+            losses=dict(zip(self.manifest.losses, losses, strict=True)),
+            grad_norm=grad_norm,
+            lr=lr,
+            tokens=tokens,
+            step_s=time.perf_counter() - start_s,
+            load=self._by_moe(loads),
+        )
+        _check_finite(result)
+        return result
+
+    def _run(self, batch: Batch, lr: float, update: int) -> tuple[list[float], list[int], float, int]:
+        device = self.job.transport.device
+        arguments = [
+            *(t.to(device) for t in (batch.tokens, batch.targets, batch.sequences)),
+            lr,
+            torch.tensor(float(update), device=device),
+            *self.state.arguments(),
+        ]
+        with torch.no_grad():
+            losses, loads, norm, _, tokens = self.job.executor.run("step", arguments)
+        return losses.tolist(), loads.tolist(), norm.item(), int(tokens)
+
+    def _by_moe(self, loads: list[int]) -> dict[str, list[int]]:
+        found, start = {}, 0
+        for name, experts in self.manifest.loads:
+            found[name.removesuffix(".load")] = loads[start : start + experts]
+            start += experts
+        return found
+
+
+def schedule_of(manifest: Manifest) -> Schedule:
+    """The learning rate schedule of a bundle."""
+    schedule = manifest.training.schedule
+    if schedule.kind == "cosine":
+        return Cosine(schedule.warmup, schedule.floor)
+    return Constant(schedule.warmup)
+
+
+def _check_finite(result: StepResult) -> None:
+    for name, number in {**result.losses, "grad_norm": result.grad_norm}.items():
+        if not math.isfinite(number):
+            raise NumericalError(f"{name} is {number} in step {result.step}", operation="step")

@@ -1,0 +1,92 @@
+"""check, fmt, models, explain: the language alone, without torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moec import dsl, models
+
+Specification = Annotated[str, typer.Argument(metavar="SPEC", help="A .moe file, or the name of a shipped model.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the text. May be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(check)
+    app.command()(fmt)
+    app.command(name="models")(list_models)
+    app.command()(explain)
+
+
+def load(spec: str, overrides: list[str] | None = None) -> dsl.Spec:
+    """A spec by path or shipped name. Raises SourceErrors."""
+    return dsl.load(spec, overrides or (), models.read)
+
+
+def check(spec: Specification, overrides: Overrides = None, as_json: AsJson = False) -> int:
+    """Report every mistake of a spec, or its parameter counts."""
+    try:
+        found = load(spec, overrides)
+    except dsl.SourceErrors as errors:
+        if not as_json:
+            raise
+        print(json.dumps({"ok": False, "diagnostics": dsl.render_data(errors.diagnostics)}, indent=1))
+        return 1
+    if as_json:
+        print(json.dumps({"ok": True, "diagnostics": [], **dsl.summary(found)}, indent=1))
+    else:
+        print(dsl.summary_text(found))
+    return 0
+
+
+def fmt(
+    spec: Specification,
+    only_check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if the text would change.")] = False,
+    explicit: Annotated[bool, typer.Option("--explicit", help="Print the text with every default in full.")] = False,
+) -> int:
+    """Bring a file into canonical form, in place; a shipped model is printed."""
+    if explicit:
+        print(dsl.explicit_text(load(spec)), end="")
+        return 0
+    path = Path(spec)
+    if not path.is_file() and (shipped := models.read(spec)) is not None:
+        print(dsl.format_text(shipped[1], shipped[0]), end="")
+        return 0
+    text = path.read_text(encoding="utf-8")
+    formatted = dsl.format_text(text, spec)
+    if only_check:
+        if formatted != text:
+            print(f"{spec} is not in canonical form: run moec fmt {spec}", file=sys.stderr)
+        return int(formatted != text)
+    if formatted != text:
+        path.write_text(formatted, encoding="utf-8")
+    return 0
+
+
+def list_models(as_json: AsJson = False) -> int:
+    """List the shipped models with their total and active parameters."""
+    summaries = [dsl.summary(load(name)) | {"name": name} for name in models.names()]
+    if as_json:
+        print(json.dumps(summaries, indent=1))
+        return 0
+    for entry in summaries:
+        print(f"{entry['name']:<18} {entry['parameters']:>18,} parameters {entry['active_parameters']:>16,} active")
+    return 0
+
+
+def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="An error code, such as MOE0123.")]) -> int:
+    """Explain an error code."""
+    text = dsl.explain(code)
+    if text is None:
+        print(f"there is no error code {code}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0

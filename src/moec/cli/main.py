@@ -1,0 +1,67 @@
+"""The commands of `moec`, and how their failures become messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from moec import __version__
+from moec.cli import compiling, exchanging, language, running
+from moec.dsl import SourceErrors, render_text
+
+app = typer.Typer(
+    name="moec",
+    help="A declarative compiler for Mixture-of-Experts language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for commands in (language, compiling, running, exchanging):
+    commands.add_to(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"moec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code. Failures of the user's making are messages, not tracebacks."""
+    try:
+        result = app(list(arguments), standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except SourceErrors as errors:
+        print(render_text(errors.diagnostics), file=sys.stderr)
+        return 1
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 1  # the user's input, whatever part of it
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Print an error that knows its exit code; anything else is a bug of ours and keeps its traceback."""
+    code = getattr(error, "exit_code", 74 if isinstance(error, OSError) else None)
+    if code is None:
+        raise error
+    print(f"moec: error: {error}", file=sys.stderr)
+    return int(code)

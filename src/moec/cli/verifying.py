@@ -1,0 +1,167 @@
+"""`moec verify`: this bundle's plan, on a small model of the same kind, against one rank.
+
+Every rank compiles the small model with the bundle's degrees, in float64 and without the optimizer, and runs one step
+of it. Rank 0 collects losses, loads and every gradient and compares them with the reference graphs run on one device
+by plain autograd.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moec.compiler.emit.bundle import manifest as manifest_of
+from moec.compiler.pipeline import CompileOptions, Compiled, compile_spec
+from moec.compiler.reference import Reference, reference_step
+from moec.compiler.small import small_spec
+from moec.dsl import load_text
+from moec.dsl.parameters import model_parameters
+from moec.dsl.spec import ParallelSpec, Spec
+from moec.runtime.abi.bundle import Bundle
+from moec.runtime.abi.mesh import Mesh
+from moec.runtime.data.layout import assign
+from moec.runtime.draw import normal
+from moec.runtime.executor import Executor
+from moec.runtime.job import collective_axes, make_groups
+from moec.runtime.state import TrainState
+from moec.runtime.transport.api import Transport
+
+TOLERANCE = 1e-10
+"""Relative, in float64: sums of a few thousand terms in another order differ by some 1e-13."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The largest difference between the ranks and the reference, of one thing, relative to its largest element."""
+
+    name: str
+    relative: float
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What the ranks computed together: losses, the number of choices of each expert, and whole gradients by name."""
+
+    losses: dict[str, float]
+    loads: list[int]
+    gradients: dict[str, Tensor]
+
+
+def compile_small(bundle: Bundle) -> Compiled:
+    """The small model of a bundle's source, at its degrees."""
+    mesh = bundle.manifest.mesh
+    spec = small_spec(_with_degrees(load_text(bundle.source), mesh), mesh.world)
+    return compile_spec(spec, CompileOptions(dtype="fp64", update=False))
+
+
+def verify(compiled: Compiled, transport: Transport) -> list[Deviation]:
+    """Run, compare on rank 0, and return all deviations on every rank, worst first."""
+    spec = compiled.spec
+    weights = draw_weights(spec, seed=spec.train.seed)
+    tokens, targets = draw_batch(spec, seed=spec.train.seed)
+    ranks = run_ranks(compiled, transport, weights, tokens, targets)
+    found: list[Deviation] = []
+    if transport.rank == 0:
+        reference = reference_step(spec.model, weights, tokens, targets, spec.train.micro_batches)
+        found = sorted(compare(ranks, reference), key=lambda d: -d.relative)
+    told = transport.exchange(json.dumps([[d.name, d.relative] for d in found]).encode())
+    return [Deviation(name, relative) for name, relative in json.loads(told[0])]
+
+
+def _with_degrees(spec: Spec, mesh: Mesh) -> Spec:
+    parallel = ParallelSpec(
+        expert=mesh.expert, shard=mesh.shard, replicate=mesh.replicate, expert_shard=mesh.expert_shard
+    )
+    return replace(spec, parallel=parallel)
+
+
+def draw_weights(spec: Spec, seed: int) -> dict[str, Tensor]:
+    """Every parameter by name, float64, all of them random: norms around one, so that none is hidden by its start."""
+    found = {}
+    for region, parameter in model_parameters(spec.model):
+        for name in parameter.names(region):
+            count = int(np.prod(parameter.shape))
+            drawn = normal(seed, name, 0, count, 0.1, torch.float64).view(parameter.shape)
+            found[name] = drawn + 1.0 if parameter.init == "ones" else drawn
+    return found
+
+
+def draw_batch(spec: Spec, seed: int) -> tuple[Tensor, Tensor]:
+    """Tokens and targets (sequences, sequence) int64; some targets bear no loss."""
+    train = spec.train
+    numbers = np.random.Generator(np.random.Philox(seed))
+    shape = (train.batch_sequences, train.sequence)
+    tokens, targets = (torch.from_numpy(numbers.integers(0, spec.model.vocab, shape)) for _ in range(2))
+    targets[:, ::5] = -100
+    return tokens, targets
+
+
+def run_ranks(
+    compiled: Compiled, transport: Transport, weights: dict[str, Tensor], tokens: Tensor, targets: Tensor
+) -> Ranks:
+    """One step of a compiled program, without update, on every rank of `transport`; the same result on all."""
+    described = manifest_of(compiled)
+    mesh, rank = described.mesh, transport.rank
+    axes = set[str]().union(*map(collective_axes, compiled.programs.values()))
+    executor = Executor(compiled.programs, make_groups(mesh, axes, transport), transport.device)
+    state = TrainState(described.states(), mesh, rank, compiled.reference.shape.dtype, transport.device)
+    for name, shard in state.parameters.items():
+        for piece in state.pieces(name):
+            part = weights[piece.name].reshape(-1)[piece.start : piece.start + piece.count]
+            shard[piece.offset : piece.offset + piece.count] = part
+    batch = _rank_batch(compiled, rank, tokens, targets)
+    arguments = [*(t.to(transport.device) for t in batch), 0.0, torch.tensor(1.0), *state.arguments()]
+    with torch.no_grad():
+        losses, loads, _, _, _ = executor.run("step", arguments)
+    return Ranks(
+        losses=dict(zip(described.losses, losses.tolist(), strict=True)),
+        loads=loads.tolist(),
+        gradients=_collect_gradients(state, weights, transport),
+    )
+
+
+def _rank_batch(compiled: Compiled, rank: int, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of a global batch that falls to one rank: (M, B, S) tokens and targets, (M,) real sequences."""
+    shape, micro = compiled.reference.shape, compiled.plan.micro_batches
+    mine = torch.zeros((micro, shape.sequences, shape.sequence), dtype=torch.int64)
+    wanted = torch.full_like(mine, -100)
+    rows = assign(tokens.shape[0], micro, compiled.plan.mesh.world, shape.sequences, rank)
+    for m, positions in enumerate(rows):
+        mine[m, : len(positions)] = tokens[positions.start : positions.stop]
+        wanted[m, : len(positions)] = targets[positions.start : positions.stop]
+    return mine, wanted, torch.tensor([len(positions) for positions in rows])
+
+
+def _collect_gradients(state: TrainState, weights: dict[str, Tensor], transport: Transport) -> dict[str, Tensor]:
+    """Whole gradients from everybody's shards. Small models only: shards travel as control messages."""
+    flat = torch.cat([shard.cpu() for shard in state.gradients.values()])
+    answers = transport.exchange(flat.numpy().tobytes())
+    whole = {name: torch.full_like(weight, float("nan")) for name, weight in weights.items()}
+    for rank, answer in enumerate(answers):
+        theirs = TrainState(state.buffers, state.mesh, rank, state.dtype, torch.device("cpu"))
+        values, start = torch.frombuffer(bytearray(answer), dtype=state.dtype), 0
+        for name, shard in theirs.gradients.items():
+            shard.copy_(values[start : start + len(shard)])
+            start += len(shard)
+            for piece in theirs.pieces(name):
+                part = shard[piece.offset : piece.offset + piece.count]
+                whole[piece.name].view(-1)[piece.start : piece.start + piece.count] = part
+    return whole
+
+
+def compare(ranks: Ranks, reference: Reference) -> Iterator[Deviation]:
+    """All deviations. A gradient that no rank owns stays not-a-number and fails every comparison."""
+    for name, loss in reference.losses.items():
+        yield Deviation(name, abs(ranks.losses[name] - loss) / max(abs(loss), 1e-300))
+    expected = torch.cat(list(reference.loads.values())).tolist() if reference.loads else []
+    yield Deviation("expert load", float(ranks.loads != expected))
+    for name, gradient in reference.gradients.items():
+        difference = (ranks.gradients[name] - gradient).abs().max().item()
+        relative = difference / max(gradient.abs().max().item(), 1e-300)
+        yield Deviation(f"gradient of {name}", relative if math.isfinite(relative) else math.inf)
