@@ -14,6 +14,7 @@ from .abi.mesh import Mesh
 from .abi.program import Program
 from .errors import EnvironmentMismatch
 from .executor import Executor
+from .launch import discover
 from .transport.api import Group, Transport
 
 
@@ -39,6 +40,11 @@ def open_job(path: Path, transport: Transport) -> Job:
     agree({"bundle": bundle.digest, "torch": torch.__version__}, transport)
     groups = make_groups(bundle.manifest.mesh, used_axes(bundle), transport)
     return Job(bundle, transport, groups, Executor(bundle.programs, groups, transport.device))
+
+
+def default_transport() -> str:
+    """MPI where a launcher started this process; a single process needs none."""
+    return "self" if discover().kind == "single" else "mpi"
 
 
 def check_toolchain(bundle: Bundle) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,14 +24,16 @@ from moec.compiler.small import small_spec
 from moec.dsl import load_text
 from moec.dsl.parameters import model_parameters
 from moec.dsl.spec import ParallelSpec, Spec
-from moec.runtime.abi.bundle import Bundle
+from moec.runtime.abi.bundle import Bundle, read_bundle
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.data.layout import assign
 from moec.runtime.draw import normal
+from moec.runtime.errors import ExitCode
 from moec.runtime.executor import Executor
-from moec.runtime.job import collective_axes, make_groups
+from moec.runtime.job import agree, check_world_size, collective_axes, default_transport, make_groups
 from moec.runtime.state import TrainState
 from moec.runtime.transport.api import Transport
+from moec.runtime.transport.factory import make_transport
 
 TOLERANCE = 1e-10
 """Relative, in float64: sums of a few thousand terms in another order differ by some 1e-13."""
@@ -165,3 +168,33 @@ def compare(ranks: Ranks, reference: Reference) -> Iterator[Deviation]:
         difference = (ranks.gradients[name] - gradient).abs().max().item()
         relative = difference / max(gradient.abs().max().item(), 1e-300)
         yield Deviation(f"gradient of {name}", relative if math.isfinite(relative) else math.inf)
+
+
+def verify_ranks(path: Path, transport_name: str | None, as_json: bool) -> int:
+    """One rank of `moec verify`: 0 if everything agrees, 87 if something does not."""
+    bundle = read_bundle(path)
+    transport = make_transport(transport_name or default_transport(), timeout_s=120.0)
+    check_world_size(bundle, transport.world)
+    agree({"bundle": bundle.digest, "torch": torch.__version__}, transport)
+    found = verify(compile_small(bundle), transport)
+    transport.close()
+    holds = all(d.relative <= TOLERANCE for d in found)
+    if transport.rank == 0:
+        _report(bundle, found, holds, as_json)
+    return ExitCode.DONE if holds else ExitCode.NUMERICAL
+
+
+def _report(bundle: Bundle, found: list[Deviation], holds: bool, as_json: bool) -> None:
+    if as_json:
+        rows = [{"name": d.name, "relative": d.relative} for d in found]
+        print(json.dumps({"ok": holds, "tolerance": TOLERANCE, "deviations": rows}, indent=1))
+        return
+    mesh = bundle.manifest.mesh
+    print(
+        f"{bundle.manifest.model} on {mesh.world} ranks (expert {mesh.expert}, shard {mesh.shard}, replicate "
+        f"{mesh.replicate}, expert_shard {mesh.expert_shard}) against one rank, float64, small sizes:"
+    )
+    for deviation in found[:5]:
+        print(f"  {deviation.relative:.1e}  {deviation.name}")
+    verdict = "equal" if holds else "NOT equal"
+    print(f"{verdict}: {len(found)} losses, loads and gradients within {TOLERANCE:.0e}")
