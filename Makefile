@@ -39,7 +39,7 @@ test-all: lint mpich
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/one_rank.py
 
 goldens: $(VENV)/.dev
 	$(BIN)/pytest -m "not slow and not mpi" --update-goldens $(PYTEST_ARGS)
