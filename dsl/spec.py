@@ -238,13 +238,15 @@ class ModelSpec:
 class ParallelSpec:
     """Degrees as written; `None` is `rest`.
 
-    `expert_shard = None` means what `expert` leaves of a shard group.
+    `expert_shard = None` means what `expert` leaves of a shard group. Where `replicate` was not given, it is 1, or
+    what is left of the ranks if their number is given from outside.
     """
 
     expert: int | None = 1
     shard: int | None = 1
     replicate: int | None = 1
     expert_shard: int | None = None
+    replicate_given: bool = field(default=False, compare=False)
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 
