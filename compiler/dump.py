@@ -1,4 +1,7 @@
-"""Graphs and plans as text: what `moec show` prints and goldens hold. The same for the same spec on every machine."""
+"""Graphs and plans as text: what `moec show` prints and goldens hold.
+
+The same for the same spec on every machine.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ def dump_region(region: Region) -> str:
     for node in region.nodes():
         if node.op != "output":
             lines.append(_line(node))
-    returned = ", ".join(f"{n} = %{v.name}" for n, v in zip(region.outputs, region.output_nodes(), strict=True))
+    returned = ", ".join(
+        f"{n} = %{v.name}" for n, v in zip(region.outputs, region.output_nodes(), strict=True)
+    )
     return "\n".join([*lines, f"    return {returned}"])
 
 
@@ -31,8 +36,13 @@ def dump_plan(plan: Plan) -> str:
     for kind, buffers in plan.buffers.items():
         for buffer in buffers:
             cut = f"{buffer.ranks} shards over {buffer.shard_axis}"
-            lines.append(f"  {kind}/{buffer.name}: {buffer.numel:,} elements, {cut}, gradients {_reduction(plan, buffer)}")
-            lines.extend(f"    {s.path:<28} {list(s.stored_shape)!s:<22} at {s.offset:,}" for s in buffer.slots)
+            lines.append(
+                f"  {kind}/{buffer.name}: {buffer.numel:,} elements, {cut}, "
+                f"gradients {_reduction(plan, buffer)}"
+            )
+            lines.extend(
+                f"    {s.path:<28} {list(s.stored_shape)!s:<22} at {s.offset:,}" for s in buffer.slots
+            )
     return "\n".join(lines)
 
 
@@ -49,7 +59,9 @@ def _line(node: fx.Node) -> str:
     if node.op == "placeholder":
         text = f"    %{node.name} = {parameter_path(node) or 'input'}"
     else:
-        arguments = ", ".join([*map(_argument, node.args), *(f"{k}={_argument(a)}" for k, a in node.kwargs.items())])
+        arguments = ", ".join(
+            [*map(_argument, node.args), *(f"{k}={_argument(a)}" for k, a in node.kwargs.items())]
+        )
         text = f"    %{node.name} = {getattr(node.target, '__name__', node.target)}({arguments})"
     layout = f"{node.meta[LAYOUT]}" if LAYOUT in node.meta else ""
     place = f"# {origin(node)}" if origin(node).line else ""

@@ -8,19 +8,19 @@ from moec.dsl.spec import Origin
 class CompileError(Exception):
     """The user asked for something that cannot be: illegal degrees, an unsupported combination.
 
-    `origin` is the place in the `.moe` file, `help` what would be legal.
+    `origin` is the place in the `.moe` file, `advice` what would be legal.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, origin: Origin, help: str = "") -> None:
+    def __init__(self, message: str, origin: Origin, advice: str = "") -> None:
         super().__init__(message)
-        self.message, self.origin, self.help = message, origin, help
+        self.message, self.origin, self.advice = message, origin, advice
 
     def __str__(self) -> str:
         place = f"{self.origin}: " if self.origin.line else ""
         line = f"\n    {self.origin.text}" if self.origin.text else ""
-        return f"{place}{self.message}{line}" + (f"\n  help: {self.help}" if self.help else "")
+        return f"{place}{self.message}{line}" + (f"\n  help: {self.advice}" if self.advice else "")
 
 
 class InternalCompilerError(Exception):

@@ -1,7 +1,7 @@
 """How tokens travel to the ranks of their experts and back: the operations that redistribution lowers to.
 
-Plain functions over the collectives of `moec.runtime.abi.ops`, for partitioned graphs. Token counts travel first, as
-tensors; the number of rows a rank receives is the one size of a region that depends on data.
+Plain functions over the collectives of `moec.runtime.abi.ops`, for partitioned graphs. Token counts travel
+first, as tensors; the number of rows a rank receives is the one size of a region that depends on data.
 
 Legend: n ranks on the axis, e experts of this rank, E = n * e, N routed rows here, R received rows.
 """
@@ -35,7 +35,7 @@ def rows_by_expert(arriving: Tensor) -> Tensor:
 def total(receive: Tensor) -> int:
     """(n,) -> R, known only when the counts have arrived."""
     received = receive.sum().item()
-    torch._check(received >= 0)
+    torch._check(received >= 0)  # type: ignore[no-untyped-call]
     return int(received) if isinstance(received, float) else received
 
 

@@ -1,10 +1,11 @@
 """Region graphs: one torch.fx graph a kind of region, typed by level. The only door to `node.meta`.
 
-A model is a chain of regions: `embed`, one per layer, `head`. A region takes parameters, values of the chain (the
-residual stream `x` and carried router statistics) and facts about the batch, and gives the values of the chain on.
+A model is a chain of regions: `embed`, one per layer, `head`. A region takes parameters, values of the chain
+(the residual stream `x` and carried router statistics) and facts about the batch, and gives the values of the
+chain on.
 
     ReferenceRegion      operations of `model_ops`, one device, whole parameters, no collectives
-    PartitionedRegion    the same operations on one rank's part, every value with a layout, collectives where layouts meet
+    PartitionedRegion    the same on a rank's part, every value with a layout, collectives where layouts meet
     (differentiated regions are in `differentiate.py`)
 
 What a node carries: `val` (a fake tensor, or a list of them: shape and dtype), `origin` (the `.moe` line),
@@ -33,8 +34,9 @@ VAL, ORIGIN, PARAMETER, LAYOUT = "val", "origin", "parameter", "layout"
 
 @dataclass(frozen=True)
 class Region:
-    """What every level of region has. `inputs` and `outputs` name the placeholders that are no parameters, and the
-    elements of the output tuple, in order. `differentiable` are the inputs and outputs that gradients flow through."""
+    """What every level of region has. `inputs` and `outputs` name the placeholders that are no parameters,
+    and the elements of the output tuple, in order. `differentiable` are the inputs and outputs that gradients
+    flow through."""
 
     kind: str
     graph: fx.Graph
@@ -61,7 +63,7 @@ class Region:
         """The values returned, in the order of `outputs`."""
         (returned,) = self.graph.output_node().args
         assert isinstance(returned, tuple)
-        return list(returned)  # type: ignore[arg-type]
+        return list(returned)
 
 
 class ReferenceRegion(Region):
@@ -124,7 +126,7 @@ class Builder:
         return node
 
     def call(self, function: Callable[..., Any], *args: Any, at: Origin, **kwargs: Any) -> fx.Node:
-        """function(*args, **kwargs), where arguments may hold nodes; runs it on fake tensors for its shape."""
+        """function(*args, **kwargs), with nodes in the arguments; runs it on fake tensors for its shape."""
         node = self.graph.call_function(function, args, kwargs)
         with self.fake:
             fake_args, fake_kwargs = fx.map_arg((args, kwargs), value)
@@ -137,7 +139,9 @@ class Builder:
         return [self.call(operator.getitem, node, i, at=origin(node)) for i in range(count)]
 
 
-def run(region: ReferenceRegion, parameters: dict[str, torch.Tensor], inputs: dict[str, Any]) -> dict[str, Any]:
+def run(
+    region: ReferenceRegion, parameters: dict[str, torch.Tensor], inputs: dict[str, Any]
+) -> dict[str, Any]:
     """Run a reference region as it is: the meaning, on real tensors, differentiable by plain autograd."""
     args = [parameters[p.path] for p in region.parameters] + [inputs[name] for name in region.inputs]
     return dict(zip(region.outputs, interpret(region.graph, args), strict=True))

@@ -1,10 +1,11 @@
 """The operations of a reference graph: what a model is made of, at the level of its paper.
 
-Plain functions on tensors, so that a reference graph runs as it is, on one device, with no collective. They are
-traced away when a region is differentiated; what remains are the operations of `moec.runtime.abi`.
+Plain functions on tensors, so that a reference graph runs as it is, on one device, with no collective. They
+are traced away when a region is differentiated; what remains are the operations of `moec.runtime.abi`.
 
-Legend: B sequences, S tokens of a sequence, T = B * S tokens, D width, H heads, d head dim, E experts, K choices,
-N = T * K routed rows. "Real" tokens are those of the first `sequences` sequences; the rest is padding.
+Legend: B sequences, S tokens of a sequence, T = B * S tokens, D width, H heads, d head dim, E experts, K
+choices, N = T * K routed rows. "Real" tokens are those of the first `sequences` sequences; the rest is
+padding.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def renormalize(weights: Tensor) -> Tensor:
 
 
 def group_by_expert(chosen: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(T, K) -> order (N,) that sorts the pairs by expert, its inverse (N,), and counts (E,): rows of each expert."""
+    """(T, K) -> order (N,) that sorts the pairs by expert, its inverse (N,), and rows of each expert (E,)."""
     flat = chosen.reshape(-1)
     order = flat.argsort(stable=True)
     return order, ops.inverse_permutation(order), ops.histogram(flat, experts)
@@ -151,11 +152,14 @@ def accumulate(total: Tensor, x: Tensor) -> Tensor:
 def balance_loss(
     choices: Tensor, probabilities: Tensor, layers: int, micro_tokens: Tensor, batch_tokens: Tensor
 ) -> Tensor:
-    """E * sum_e f_e p_e (Fedus et al., 2021, eq. 4), as this rank's summand of the mean over the batch's micro-batches.
+    """E * sum_e f_e p_e (Fedus et al., 2021, eq. 4).
 
-    `choices` (E,) int64: choices of each expert by all tokens of the global micro-batch, over `layers` layers.
-    `probabilities` (E,): sums over this rank's tokens only, so the summands of all ranks add up to the loss.
-    `micro_tokens`, `batch_tokens` (): real tokens of the global micro-batch and of the global batch.
+    Given as this rank's summand of the mean over the batch's micro-batches.
+
+    `choices` (E,) int64: choices of each expert by all tokens of the global micro-batch, over `layers`
+    layers. `probabilities` (E,): sums over this rank's tokens only, so the summands of all ranks add up to
+    the loss. `micro_tokens`, `batch_tokens` (): real tokens of the global micro-batch and of the global
+    batch.
     """
     f = choices.to(probabilities.dtype) / (layers * micro_tokens).clamp(min=1)
     p = probabilities / (layers * batch_tokens)
@@ -176,7 +180,7 @@ def weighted_sum(terms: list[Tensor], coefficients: list[float]) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, loss_tokens: Tensor) -> Tensor:
-    """(T, V), (B, S) int64 -> (): summed over this rank's loss-bearing tokens, over the batch's number of them.
+    """(T, V), (B, S) int64 -> (): this rank's sum over loss-bearing tokens, over the batch's number of them.
 
     Targets of -100 bear no loss.
     """

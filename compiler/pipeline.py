@@ -7,7 +7,8 @@
     schedule        DifferentiatedRegions + Plan  -> MicroBatch, Step         the whole step
     emit            graphs                        -> Program                  what an executor runs
 
-Each kind of region passes once, whatever the number of layers or ranks. The verifier of a level runs after every pass.
+Each kind of region passes once, whatever the number of layers or ranks. The verifier of a level runs after
+every pass.
 """
 
 from __future__ import annotations
@@ -85,9 +86,7 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     step = build_step(micro_batch, plan.micro_batches, mesh, spec.train, options.update)
     verify_step(step, mesh)
     programs = emit(differentiated, micro_batch, step)
-    return Compiled(
-        spec, options, reference, plan, partitioned, differentiated, micro_batch, step, programs
-    )
+    return Compiled(spec, options, reference, plan, partitioned, differentiated, micro_batch, step, programs)
 
 
 def rank_shape(spec: Spec, mesh: Mesh, options: CompileOptions) -> Shape:

@@ -1,7 +1,7 @@
 """The meaning of a model, computed: its reference graphs run on one device, differentiated by plain autograd.
 
-Independent of partitioning, of our own differentiation, of programs and executors. `moec verify` and the tests compare
-what ranks computed with this.
+Independent of partitioning, of our own differentiation, of programs and executors. `moec verify` and the
+tests compare what ranks computed with this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .graph import run
 
 @dataclass(frozen=True)
 class Reference:
-    """Losses of a batch by name, choices of every expert by MoE, and the gradient of every parameter by its full name."""
+    """Losses of a batch by name, choices of every expert by MoE, gradients of all parameters by full name."""
 
     losses: dict[str, float]
     loads: dict[str, Tensor]
@@ -31,9 +31,10 @@ class Reference:
 def reference_step(
     model: ModelSpec, weights: Mapping[str, Tensor], tokens: Tensor, targets: Tensor, micro_batches: int
 ) -> Reference:
-    """Losses and gradients of one batch: tokens and targets (sequences, sequence) int64, cut into `micro_batches`.
+    """Losses and gradients of one batch, cut into `micro_batches`.
 
-    `weights` are by full name, of one floating dtype, which is computed in. Targets of -100 bear no loss.
+    `weights` are by full name, of one floating dtype, which is computed in. `tokens` and `targets` are
+    (sequences, sequence) int64; targets of -100 bear no loss.
     """
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
     facts = {
@@ -43,9 +44,9 @@ def reference_step(
     size = -(-tokens.shape[0] // micro_batches)
     losses: dict[str, float] = {}
     loads: dict[str, Tensor] = {}
-    for part, wanted in zip(tokens.split(size), targets.split(size), strict=True):
+    for part, wanted in zip(torch.split(tokens, size), torch.split(targets, size), strict=True):
         values = _forward(model, leaves, part, wanted, facts)
-        values.pop("objective").backward()
+        torch.autograd.backward(values.pop("objective"))
         for name in ("loss", "aux_loss", "z_loss"):
             if name in values:
                 losses[name] = losses.get(name, 0.0) + values[name].item()
@@ -53,7 +54,9 @@ def reference_step(
             if name.endswith(".load"):
                 loads[name] = loads[name] + load if name in loads else load
     gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-    return Reference(losses, loads, {name: gradients.get(name, torch.zeros_like(weights[name])) for name in leaves})
+    return Reference(
+        losses, loads, {name: gradients.get(name, torch.zeros_like(weights[name])) for name in leaves}
+    )
 
 
 def _forward(
@@ -74,7 +77,10 @@ def _forward(
 def run_chain(
     reference: ReferenceModel, weights: Mapping[str, Tensor], values: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Run all regions in order. Returns every value of the chain; loads are under `layers.<i>.<component>.load`."""
+    """Run all regions in order.
+
+    Returns every value of the chain; loads are under `layers.<i>.<component>.load`.
+    """
     values = dict(values)
     for instance, kind in reference.chain:
         region = reference.kinds[kind]

@@ -1,7 +1,7 @@
 """A small model of the same kind: every construct of a spec at sizes that a test can run.
 
-`moec verify` compiles it with the same degrees, so what it shows is about the plan and the passes, not about size.
-Ratios that change the program are kept (grouped queries, experts by rank, layer kinds); widths are not.
+`moec verify` compiles it with the same degrees, so what it shows is about the plan and the passes, not about
+size. Ratios that change the program are kept (grouped queries, experts by rank, layer kinds); widths are not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_LAYERS_OF_A_KIND = 2
 
 
 def small_spec(spec: Spec, ranks: int) -> Spec:
-    """`spec` with small sizes and a batch that does not divide by `ranks`: some rank gets less, some may get nothing."""
+    """`spec` with small sizes and a batch that does not divide by `ranks`, so that some rank gets less."""
     train = spec.train
     sequences = train.micro_batches * (2 * ranks - 1) if ranks > 1 else 2 * train.micro_batches
     return replace(spec, model=small_model(spec.model), train=_small_train(train, sequences))

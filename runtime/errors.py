@@ -33,7 +33,7 @@ class RuntimeFailure(Exception):  # noqa: N818 (some failures are no errors)
     same, so that one may speak for all where they cannot talk to each other.
     """
 
-    exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
+    exit_code: ExitCode = ExitCode.INTERNAL
     on_every_rank: ClassVar[bool] = False
 
     def __init__(self, message: str, *, operation: str = "", origin: str = "") -> None:

@@ -1,7 +1,8 @@
 """The executor: runs programs instruction by instruction, on one transport.
 
-Programs are compiled to flat lists of calls with numbered values first. A value is let go at its last use, and values
-handed to another program belong to it from then on, so memory holds what the rest of the program needs and no more.
+Programs are compiled to flat lists of calls with numbered values first. A value is let go at its last use,
+and values handed to another program belong to it from then on, so memory holds what the rest of the program
+needs and no more.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ _FACTORIES = frozenset(
 """Instructions that make a tensor of nothing: the executor says on which device."""
 
 
-class ExecutionFailure(InternalError):
+class ExecutionError(InternalError):
     """An instruction failed. Carries the operation and the line of the `.moe` file it is for."""
 
     def __init__(self, program: str, instruction: Instruction, cause: BaseException) -> None:
-        self.operation = f"{program}: %{instruction.name} = {instruction.op}"
-        self.origin = str(instruction.place) if instruction.place else ""
-        place = f" ({self.origin}: {instruction.place.text})" if instruction.place else ""
-        super().__init__(f"{self.operation}{place}: {type(cause).__name__}: {cause}")
+        super().__init__(
+            f"{type(cause).__name__}: {cause}",
+            operation=f"{program}: %{instruction.name} = {instruction.op}",
+            origin=str(instruction.place) if instruction.place else "",
+        )
         self.exit_code = getattr(cause, "exit_code", self.exit_code)
 
 
@@ -69,7 +71,9 @@ class _Code:
 class Executor:
     """Runs the programs of a bundle. `groups` are this rank's communicators by axis."""
 
-    def __init__(self, programs: Mapping[str, Program], groups: Mapping[str, Group], device: torch.device) -> None:
+    def __init__(
+        self, programs: Mapping[str, Program], groups: Mapping[str, Group], device: torch.device
+    ) -> None:
         self.groups, self.device = groups, device
         self.code = {name: self._compile(program) for name, program in programs.items()}
 
@@ -92,10 +96,10 @@ class Executor:
                 frame[slot] = None
             try:
                 frame[call.result] = call.function(*filled, **call.keywords)
-            except ExecutionFailure:
+            except ExecutionError:
                 raise
             except Exception as cause:
-                raise ExecutionFailure(program, call.instruction, cause) from cause
+                raise ExecutionError(program, call.instruction, cause) from cause
         return tuple(_fill(output, frame) for output in code.outputs)
 
     def _compile(self, program: Program) -> _Code:
@@ -115,7 +119,9 @@ class Executor:
     ) -> _Call:
         arguments = tuple(map_refs(a, lambda name: _Hole(slots[name])) for a in instruction.arguments)
         direct = tuple((i, a.slot) for i, a in enumerate(arguments) if isinstance(a, _Hole))
-        nested = tuple(i for i, a in enumerate(instruction.arguments) if isinstance(a, tuple) and any(refs(a)))
+        nested = tuple(
+            i for i, a in enumerate(instruction.arguments) if isinstance(a, tuple) and any(refs(a))
+        )
         keywords = {key: _constant(a) for key, a in instruction.keywords}
         if instruction.op in _FACTORIES:
             keywords["device"] = self.device
@@ -159,7 +165,10 @@ def _wait(handle: Any) -> Tensor:
 
 
 def _last_uses(program: Program) -> tuple[dict[str, set[str]], set[str]]:
-    """Instruction name -> the values whose last use it is, and all values that are read. Returned values have none."""
+    """Instruction name -> the values whose last use it is, and all values that are read.
+
+    Returned values have none.
+    """
     returned = {name for output in program.outputs for name in refs(output)}
     seen, last = set(returned), dict[str, set[str]]()
     for instruction in reversed(program.instructions):

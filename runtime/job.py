@@ -1,4 +1,7 @@
-"""A bundle on a transport: what `run` and `verify` share. Everything that can be refused is refused here, before work."""
+"""A bundle on a transport: what `run` and `verify` share.
+
+Everything that can be refused is refused here, before work.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ class Job:
 def open_job(path: Path, transport: Transport) -> Job:
     """Load a bundle on every rank of `transport`.
 
-    Raises FormatError or NotABundleError for the bundle, EnvironmentMismatch if torch, the world or another rank's
-    bundle do not match it.
+    Raises FormatError or NotABundleError for the bundle, EnvironmentMismatch if torch, the world or another
+    rank's bundle do not match it.
     """
     bundle = read_bundle(path)
     check_toolchain(bundle)
@@ -51,7 +54,9 @@ def check_toolchain(bundle: Bundle) -> None:
     """Programs name operations of one torch release: another one is refused."""
     here, made = torch.__version__.split("+")[0], bundle.manifest.toolchain.torch
     if here != made:
-        raise EnvironmentMismatch(f"the bundle was compiled with torch {made}, this is torch {here}: compile again")
+        raise EnvironmentMismatch(
+            f"the bundle was compiled with torch {made}, this is torch {here}: compile again"
+        )
 
 
 def check_world_size(bundle: Bundle, world: int) -> None:
@@ -60,8 +65,8 @@ def check_world_size(bundle: Bundle, world: int) -> None:
     if wanted != world:
         mesh = bundle.manifest.mesh
         raise EnvironmentMismatch(
-            f"the bundle is for {wanted} ranks (replicate {mesh.replicate} x shard {mesh.shard}), this job has {world}: "
-            f"start it with mpirun -n {wanted}, or compile for {world} ranks"
+            f"the bundle is for {wanted} ranks (replicate {mesh.replicate} x shard {mesh.shard}), "
+            f"this job has {world}: start it with mpirun -n {wanted}, or compile for {world} ranks"
         )
 
 
@@ -71,11 +76,13 @@ def agree(facts: dict[str, str], transport: Transport) -> None:
     for rank, answer in enumerate(answers):
         for name, fact in answers[0].items():
             if answer.get(name) != fact:
-                raise EnvironmentMismatch(f"rank {rank} has another {name} than rank 0: {answer.get(name)}, {fact}")
+                raise EnvironmentMismatch(
+                    f"rank {rank} has another {name} than rank 0: {answer.get(name)}, {fact}"
+                )
 
 
 def used_axes(bundle: Bundle) -> set[str]:
-    """The axes that the programs' collectives name, and those that own buffers (to collect them at the end)."""
+    """The axes that the programs' collectives name, and those that own buffers, for collecting them."""
     owners = {buffer.owner_axis for buffer in bundle.manifest.states().values()}
     return owners.union(*(collective_axes(program) for program in bundle.programs.values()))
 

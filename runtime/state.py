@@ -1,7 +1,8 @@
 """The training state of a rank: its shards of parameters, gradients and optimizer moments, and nothing else.
 
-Parameters are drawn by the slice: every rank makes exactly the elements it owns, from the seed, the parameter's name
-and their index, so the model is the same at every degree and no rank ever holds more of it than its shards.
+Parameters are drawn by the slice: every rank makes exactly the elements it owns, from the seed, the
+parameter's name and their index, so the model is the same at every degree and no rank ever holds more of it
+than its shards.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class TrainState:
-    """Shards (shard_numel,) by part (`abi.bundle.STATE_PARTS`) and state name (`layers.3/matrices`), all zero at first."""
+    """Shards (shard_numel,) by part (`STATE_PARTS`) and state name (`layers.3/matrices`), zero at first."""
 
-    def __init__(self, buffers: Mapping[str, Buffer], mesh: Mesh, rank: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, buffers: Mapping[str, Buffer], mesh: Mesh, rank: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.buffers, self.mesh, self.rank, self.dtype = dict(buffers), mesh, rank, dtype
         self.parts: dict[str, dict[str, Tensor]] = {
             part: {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
+from moec.compiler import model_ops
 from moec.dsl.spec import Gqa, QkNorm
 
-from .. import model_ops
 from .scope import LayerScope
 
 

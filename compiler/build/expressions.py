@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
+from moec.compiler import model_ops
 from moec.dsl.spec import Call, Expression, Gqa, Moe, RmsNorm, SwiGlu, Var
 
-from .. import model_ops
 from .attention import build_gqa
 from .feed_forward import build_swiglu
 from .moe import build_moe

@@ -5,10 +5,11 @@ The chain, with the statistics that a model with balance losses carries from lay
     embed:  tokens                                  -> x, (carried statistics, zero)
     layer:  x, carried, batch facts                 -> x, carried, load of every MoE
     head:   x, carried, targets, batch facts        -> objective, loss, aux_loss, z_loss
-    logits: x                                       -> logits                 (instead of head, to read a model out)
+    logits: x                                       -> logits           (instead of head, to read a model out)
 
 Batch facts are scalars, int64: `sequences` (real sequences of this rank's micro-batch), `micro_tokens` and
-`batch_tokens` (real tokens of the global micro-batch and batch), `loss_tokens` (loss-bearing ones of the batch).
+`batch_tokens` (real tokens of the global micro-batch and batch), `loss_tokens` (loss-bearing ones of the
+batch).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from moec.compiler import model_ops
+from moec.compiler.graph import Builder, ReferenceRegion, fake_mode, value
 from moec.dsl.parameters import Parameter, embed_parameters, head_parameters, layer_parameters
 from moec.dsl.spec import Layer, ModelSpec, Origin
 
-from .. import model_ops
-from ..graph import Builder, ReferenceRegion, fake_mode, value
-from .expressions import LayerScope, evaluate
+from .expressions import evaluate
+from .scope import LayerScope
 from .statistics import CARRIED_DIFFERENTIABLE, Statistics, statistics_of
 
 
@@ -37,12 +39,16 @@ class Shape:
 
     @property
     def tokens(self) -> int:
+        """Padding included."""
         return self.sequences * self.sequence
 
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """Region kinds, and for every instance in the chain its kind. Instances are `embed`, `layers.<i>`, `head`."""
+    """Region kinds, and for every instance in the chain its kind.
+
+    Instances are `embed`, `layers.<i>`, `head`.
+    """
 
     kinds: dict[str, ReferenceRegion]
     chain: tuple[tuple[str, str], ...]
@@ -77,7 +83,8 @@ class _Region:
         self.builder = Builder(fx.Graph(), self.fake)
         self.inputs: list[str] = []
         self.parameter_nodes = {
-            p.path: self.builder.placeholder(p.path, p.stored_shape, dtype, p.origin, p.path) for p in parameters
+            p.path: self.builder.placeholder(p.path, p.stored_shape, dtype, p.origin, p.path)
+            for p in parameters
         }
 
     def input(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, at: Origin) -> fx.Node:
@@ -85,7 +92,9 @@ class _Region:
         return self.builder.placeholder(name, shape, dtype, at)
 
     def finish(self, outputs: dict[str, fx.Node], differentiable: set[str]) -> ReferenceRegion:
-        self.builder.graph.output(tuple(outputs.values())).meta["val"] = tuple(value(n) for n in outputs.values())
+        self.builder.graph.output(tuple(outputs.values())).meta["val"] = tuple(
+            value(n) for n in outputs.values()
+        )
         return ReferenceRegion(
             kind=self.kind,
             graph=self.builder.graph,
@@ -105,7 +114,9 @@ def _embed(model: ModelSpec, shape: Shape, statistics: Statistics) -> ReferenceR
     return region.finish({"x": x, **statistics.start(region.builder, shape.dtype)}, {"x"})
 
 
-def _chain_inputs(region: _Region, model: ModelSpec, shape: Shape, statistics: Statistics) -> dict[str, fx.Node]:
+def _chain_inputs(
+    region: _Region, model: ModelSpec, shape: Shape, statistics: Statistics
+) -> dict[str, fx.Node]:
     chain = {"x": region.input("x", (shape.tokens, model.width), shape.dtype, model.origin)}
     for name, (dims, dtype) in statistics.carried(shape.dtype).items():
         chain[name] = region.input(name, dims, dtype, model.origin)

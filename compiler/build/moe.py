@@ -1,4 +1,4 @@
-"""A mixture of experts -> nodes: router pipeline, dispatch, expert products, combine, shared expert, statistics."""
+"""A mixture of experts -> nodes: router, dispatch, expert products, combine, shared expert, statistics."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
+from moec.compiler import model_ops
 from moec.dsl.spec import AuxLoss, Moe, Origin, Renormalize, RouterStage, Softmax, Top, ZLoss
 
-from .. import model_ops
 from .feed_forward import build_swiglu
 from .scope import LayerScope
 

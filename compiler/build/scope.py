@@ -8,15 +8,14 @@ from typing import Any
 
 from torch import fx
 
+from moec.compiler import model_ops
+from moec.compiler.graph import Builder
 from moec.dsl.spec import Origin
-
-from .. import model_ops
-from ..graph import Builder
 
 
 @dataclass
 class LayerScope:
-    """What an expression can see: parameters, the values of the chain, facts of the batch; and what it adds."""
+    """What an expression can see: parameters, values of the chain, facts of the batch; and what it adds."""
 
     builder: Builder
     parameters: dict[str, fx.Node]

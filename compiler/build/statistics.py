@@ -10,24 +10,23 @@ Only what the model's balance terms need is carried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
+from moec.compiler import model_ops
+from moec.compiler.errors import CompileError
+from moec.compiler.graph import Builder
 from moec.dsl.spec import AuxLoss, Call, Expression, Layer, ModelSpec, Moe, Origin, ZLoss
-
-from .. import model_ops
-from ..errors import CompileError
-from ..graph import Builder
 
 CARRIED_DIFFERENTIABLE = {"probabilities", "aux", "z"}
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Which statistics a model carries, and the coefficients of the losses made of them (None: no such loss)."""
+    """Which statistics a model carries, and the losses made of them (None: no such loss)."""
 
     aux: AuxLoss | None
     z: ZLoss | None
@@ -37,6 +36,7 @@ class Statistics:
 
     @property
     def pooled(self) -> bool:
+        """Whether one auxiliary loss is taken over the tokens of all layers."""
         return self.aux is not None and self.aux.per == "model"
 
     def carried(self, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -59,7 +59,12 @@ class Statistics:
         }
 
     def finish(
-        self, builder: Builder, loss: fx.Node, chain: dict[str, fx.Node], facts: dict[str, fx.Node], at: Origin
+        self,
+        builder: Builder,
+        loss: fx.Node,
+        chain: dict[str, fx.Node],
+        facts: dict[str, fx.Node],
+        at: Origin,
     ) -> dict[str, fx.Node]:
         """The outputs of the head: the objective and its terms, each as this rank's summand."""
         terms: dict[str, tuple[fx.Node, float]] = {"loss": (loss, 1.0)}
@@ -92,13 +97,13 @@ def statistics_of(model: ModelSpec) -> Statistics:
     balanced = [(moe, term) for moe in moes for term in moe.balance]
     aux = [(moe, term) for moe, term in balanced if isinstance(term, AuxLoss)]
     z = [term for _, term in balanced if isinstance(term, ZLoss)]
-    for term in (*(term for _, term in aux), *z):
-        first: AuxLoss | ZLoss = aux[0][1] if isinstance(term, AuxLoss) else z[0]
-        if term != first:
-            raise CompileError("not supported yet: balance terms that differ between layers", term.origin)
+    for terms in ([term for _, term in aux], z):
+        _check_equal(terms)
     if aux and aux[0][1].per == "model" and len({moe.experts for moe, _ in aux}) > 1:
         raise CompileError(
-            "aux_loss pools all MoE layers, so they need the same number of experts", aux[0][1].origin, "per: layer"
+            "aux_loss pools all MoE layers, so they need the same number of experts",
+            aux[0][1].origin,
+            "per: layer",
         )
     return Statistics(
         aux=aux[0][1] if aux else None,
@@ -107,6 +112,12 @@ def statistics_of(model: ModelSpec) -> Statistics:
         pooled_layers=len(aux),
         origin=model.origin,
     )
+
+
+def _check_equal(terms: Sequence[AuxLoss | ZLoss]) -> None:
+    for term in terms:
+        if term != terms[0]:
+            raise CompileError("not supported yet: balance terms that differ between layers", term.origin)
 
 
 def _moes(layer: Layer) -> Iterator[Moe]:

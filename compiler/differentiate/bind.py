@@ -1,4 +1,4 @@
-"""bind: the parameters of a forward and a backward graph become views of flat buffers, gradients are packed into them.
+"""bind: parameters of forward and backward become views of flat buffers, gradients are packed into them.
 
     %w = placeholder (D, D)              %matrices = placeholder (numel,)
     %y = mm(%x, %w)              ->      %w = parameter(%matrices, 0, [D, D])
@@ -25,10 +25,12 @@ from .split import Split
 
 @dataclass(frozen=True)
 class DifferentiatedRegion:
-    """Forward and backward of one kind of region. All names are of ports, in the order of the graphs' placeholders.
+    """Forward and backward of one kind of region.
 
-        forward:   buffers, inputs                                          -> outputs, saved
-        backward:  backward_buffers, backward_inputs, saved, output_grads   -> a gradient per buffer, input_grads
+    All names are of ports, in the order of the graphs' placeholders.
+
+    forward:   buffers, inputs                                          -> outputs, saved
+    backward:  backward_buffers, backward_inputs, saved, output_grads   -> a gradient per buffer, input_grads
     """
 
     kind: str
@@ -79,9 +81,12 @@ def _placeholders(graph: fx.Graph) -> list[fx.Node]:
 def _bind_parameters(
     graph: fx.Graph, parameters: dict[str, fx.Node], buffers: tuple[Buffer, ...]
 ) -> tuple[str, ...]:
-    """Replace parameter placeholders by views; forward takes every buffer, backward those it uses. Returns them."""
+    """Replace parameter placeholders by views; forward takes every buffer, backward those it uses.
+
+    Returns them.
+    """
     first = next(iter(graph.nodes))
-    anchor = next((node for node in graph.nodes if node.op != "placeholder"))
+    anchor = next(node for node in graph.nodes if node.op != "placeholder")
     bound = [buffer for buffer in buffers if any(slot.path in parameters for slot in buffer.slots)]
     with graph.inserting_before(first):
         wholes = [graph.placeholder(buffer.name) for buffer in bound]

@@ -1,7 +1,7 @@
 """Which values of forward are kept for backward, and which are computed again there.
 
-A policy is a predicate over the nodes of forward: it is asked only for values that backward needs. Views of anything
-and constants are never kept: a view is a reference, not memory, and is made again for nothing.
+A policy is a predicate over the nodes of forward: it is asked only for values that backward needs. Views of
+anything and constants are never kept: a view is a reference, not memory, and is made again for nothing.
 """
 
 from __future__ import annotations

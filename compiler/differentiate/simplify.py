@@ -1,11 +1,11 @@
 """simplify: clean a traced graph of what tracing leaves behind, without changing a value.
 
-    %b = detach(%a)            uses of %b become uses of %a
-    %c = t(t(%a))              uses of %c become uses of %a
-    logical_and_(%a, %b)       logical_and(%a, %b): no operation of a region writes to its arguments
-    assertions on sizes        erased: the runtime checks the counts that arrive
-    equal calls                computed once, collectives excepted
-    dead nodes                 erased
+%b = detach(%a)            uses of %b become uses of %a
+%c = t(t(%a))              uses of %c become uses of %a
+logical_and_(%a, %b)       logical_and(%a, %b): no operation of a region writes to its arguments
+assertions on sizes        erased: the runtime checks the counts that arrive
+equal calls                computed once, collectives excepted
+dead nodes                 erased
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def _same_value(node: fx.Node) -> fx.Node | None:
 
 
 def _key(node: fx.Node) -> Any:
-    """Equal for calls of one function on the same arguments. Collectives are never equal: each one is a meeting."""
+    """Equal for calls of one function on the same arguments.
+
+    Collectives are never equal: each one is a meeting.
+    """
     if node.target in _COLLECTIVES or node.target is _aten._local_scalar_dense.default:
         return node
     return node.target, _frozen(node.args), _frozen(node.kwargs)

@@ -3,8 +3,8 @@
     forward:   parameters, inputs                                    -> outputs, saved values
     backward:  parameters, inputs, saved values, output gradients    -> parameter gradients, input gradients
 
-Backward takes of every group only what it uses. Saved values are tensors, or numbers: a data-dependent row count is
-kept as a number.
+Backward takes of every group only what it uses. Saved values are tensors, or numbers: a data-dependent row
+count is kept as a number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from .trace import Joint
 
 @dataclass(frozen=True)
 class Split:
-    """Two graphs and what joins them. All tuples name nodes of the joint graph, in the order of the graphs' ports."""
+    """Two graphs and what joins them.
+
+    All tuples name nodes of the joint graph, in the order of the graphs' ports.
+    """
 
     joint: Joint
     forward: fx.Graph  # placeholders: joint.parameters, joint.inputs; returns joint.outputs + saved
@@ -40,11 +43,19 @@ def split(joint: Joint, policy: Policy) -> Split:
     return Split(
         joint=joint,
         forward=_extract(
-            joint.graph, (*joint.parameters, *joint.inputs), (*joint.outputs, *saved), forward_nodes | _ancestors(saved)
+            joint.graph,
+            (*joint.parameters, *joint.inputs),
+            (*joint.outputs, *saved),
+            forward_nodes | _ancestors(saved),
         ),
         backward=_extract(
             joint.graph,
-            (*crossing.used(joint.parameters), *crossing.used(joint.inputs), *saved, *joint.output_grads.values()),
+            (
+                *crossing.used(joint.parameters),
+                *crossing.used(joint.inputs),
+                *saved,
+                *joint.output_grads.values(),
+            ),
             gradients,
             crossing.computed,
         ),

@@ -1,7 +1,8 @@
 """Trace a partitioned region's forward and backward into one joint graph of torch and moec operations.
 
-torch's own tracing does it: `make_fx` over the region and `autograd.grad` of it, on fake tensors. Our operations have
-autograd formulas, so their backward is traced too, collectives included. Model-level operations are traced away.
+torch's own tracing does it: `make_fx` over the region and `autograd.grad` of it, on fake tensors. Our
+operations have autograd formulas, so their backward is traced too, collectives included. Model-level
+operations are traced away.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ from torch import Tensor, fx
 from torch.autograd.graph import Node as GradNode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from moec.compiler.graph import ORIGIN, PartitionedRegion, fake_mode, origin, value
 from moec.dsl.spec import NOWHERE, Origin
-
-from ..graph import ORIGIN, PartitionedRegion, fake_mode, origin, value
 
 
 @dataclass(frozen=True)
 class Joint:
     """Forward and backward in one graph.
 
-    Its placeholders are parameters, inputs and output gradients, in the region's order; it returns outputs, parameter
-    gradients and input gradients. What it returns is read from the graph, which passes may edit.
+    Its placeholders are parameters, inputs and output gradients, in the region's order; it returns outputs,
+    parameter gradients and input gradients. What it returns is read from the graph, which passes may edit.
     """
 
     region: PartitionedRegion
@@ -35,10 +35,12 @@ class Joint:
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
+        """What forward gives."""
         return self._returned()[: len(self.region.outputs)]
 
     @property
     def parameter_grads(self) -> tuple[fx.Node, ...]:
+        """Gradients of the parameters, in their order."""
         first = len(self.region.outputs)
         return self._returned()[first : first + len(self.parameters)]
 
@@ -52,7 +54,7 @@ class Joint:
     def _returned(self) -> tuple[fx.Node, ...]:
         (returned,) = self.graph.output_node().args
         assert isinstance(returned, list | tuple)
-        return tuple(returned)  # type: ignore[arg-type]
+        return tuple(returned)
 
 
 def trace_joint(region: PartitionedRegion) -> Joint:
@@ -91,7 +93,10 @@ def trace_forward(region: PartitionedRegion) -> Joint:
 
 
 def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str] | None) -> Joint:
-    """Name the parts of a traced graph. `outputs`: the differentiable ones, None where only forward was traced."""
+    """Name the parts of a traced graph.
+
+    `outputs`: the differentiable ones, None where only forward was traced.
+    """
     for node in graph.nodes:
         node.meta[ORIGIN] = node.meta.pop("custom", {}).get(ORIGIN, NOWHERE)
     graph.set_codegen(fx.graph.CodeGen())  # flat arguments, as they are
@@ -107,7 +112,7 @@ def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str] | None
 
 
 class _Annotating(fx.Interpreter):
-    """Runs a region under tracing, so that traced nodes learn which `.moe` line they are for, in backward too."""
+    """Runs a region under tracing; traced nodes learn which `.moe` line they are for, in backward too."""
 
     def __init__(self, region: PartitionedRegion) -> None:
         super().__init__(torch.nn.Module(), garbage_collect_values=False, graph=region.graph)
@@ -122,7 +127,7 @@ class _Annotating(fx.Interpreter):
         return result
 
     def _mark(self, newest: GradNode, at: Origin) -> None:
-        """The autograd nodes that this operation added say, when backward reaches them, where they come from."""
+        """Autograd nodes that this operation added say, when backward reaches them, where they are from."""
         pending: list[GradNode | None] = [newest]
         while pending:
             node = pending.pop()

@@ -7,18 +7,23 @@ from typing import Literal
 
 import torch
 
-import moec
+from moec import __version__
+from moec.compiler.pipeline import Compiled
 from moec.dsl.parameters import count
 from moec.dsl.spec import Cosine, TrainSpec
 from moec.runtime.abi.bundle import FORMAT, VERSION, Manifest, Schedule, Toolchain, Training, write_bundle
 
-from ..pipeline import Compiled
-
-_DTYPE_NAMES: dict[torch.dtype, Literal["float32", "float64"]] = {torch.float32: "float32", torch.float64: "float64"}
+_DTYPE_NAMES: dict[torch.dtype, Literal["float32", "float64"]] = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
 
 
 def save(compiled: Compiled, path: Path) -> str:
-    """Write the bundle of a compilation at `path` and return its digest. Errors are those of `write_bundle`."""
+    """Write the bundle of a compilation at `path` and return its digest.
+
+    Errors are those of `write_bundle`.
+    """
     checkpoint = compiled.spec.checkpoint
     names = dict(checkpoint.tensors) if checkpoint is not None else {}
     return write_bundle(path, manifest(compiled), compiled.programs, names, compiled.spec.text)
@@ -31,7 +36,7 @@ def manifest(compiled: Compiled) -> Manifest:
     return Manifest(
         format=FORMAT,
         version=VERSION,
-        toolchain=Toolchain(moec=moec.__version__, torch=torch.__version__.split("+")[0]),
+        toolchain=Toolchain(moec=__version__, torch=torch.__version__.split("+")[0]),
         model=model.name,
         vocab=model.vocab,
         context=model.context,

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from moec.compiler.errors import InternalCompilerError
+from moec.compiler.graph import ORIGIN, VAL
 from moec.dsl.spec import Origin
 from moec.runtime.abi.instructions import UnknownInstructionError, name_of
 from moec.runtime.abi.program import Argument, Instruction, Place, Program, Ref
-
-from ..errors import InternalCompilerError
-from ..graph import ORIGIN, VAL
 
 _OF_THE_MACHINE = ("device", "layout", "pin_memory")
 """Keywords that say where a tensor lives: the executor's business."""

@@ -1,1 +1,1 @@
-"""Passes: one a file. A pass keeps the level of its graph, applies what the plan decided, and decides nothing."""
+"""Passes: one a file. A pass keeps the level of its graph, applies what the plan decided, decides nothing."""

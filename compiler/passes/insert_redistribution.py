@@ -1,4 +1,4 @@
-"""insert_redistribution: close every edge that joins two layouts, with a mark that says which layout is needed.
+"""insert_redistribution: close every edge that joins two layouts, with a mark of the layout that is needed.
 
     %rows = dispatch(...)                     batch
     %gate = expert_mm(%rows, ...)             at experts(expert)
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from torch import fx
 
+from moec.compiler.exchange_ops import redistribute
+from moec.compiler.graph import Builder, PartitionedRegion, origin, set_layout
+from moec.compiler.layout import Layout
 from moec.runtime.abi.mesh import Mesh
 
-from ..exchange_ops import redistribute
-from ..graph import Builder, PartitionedRegion, origin, set_layout
-from ..layout import Layout
 from .requirements import open_edges
 
 

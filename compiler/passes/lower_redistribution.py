@@ -3,7 +3,8 @@
     partial(a) -> whole            %s = all_reduce(%x, a)
     batch -> at experts(a)         counts first, once for all that one routing sends:
                                        %arriving = exchange_counts(%counts, n, a)
-                                       %send, %receive = rows_by_member(%counts, n), rows_by_member(%arriving, n)
+                                       %send = rows_by_member(%counts, n)
+                                       %receive = rows_by_member(%arriving, n)
                                        %received = total(%receive)
                                        %order, %back = group_received(%arriving, %received)
                                    then rows:   %r = all_to_all(%rows, %send, %receive, %received, a)
@@ -24,13 +25,12 @@ from typing import Any
 
 from torch import fx
 
+from moec.compiler import exchange_ops, model_ops
+from moec.compiler.errors import InternalCompilerError
+from moec.compiler.graph import Builder, PartitionedRegion, layout, origin, set_layout, value
+from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
 from moec.dsl.spec import Origin
 from moec.runtime.abi.mesh import Mesh
-
-from .. import exchange_ops, model_ops
-from ..errors import InternalCompilerError
-from ..graph import Builder, PartitionedRegion, layout, origin, set_layout, value
-from ..layout import AtExperts, Batch, Layout, Partial, Whole
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ class _Lowering:
                 (combine,) = mark.users
                 return self._from_experts(source, combine, axis, origin(mark))
             case before, after:
-                raise InternalCompilerError(f"no redistribution from {before} to {after}: {mark.format_node()}")
+                raise InternalCompilerError(
+                    f"no redistribution from {before} to {after}: {mark.format_node()}"
+                )
 
     def _to_experts(self, source: fx.Node, axis: str, at: Origin) -> fx.Node:
         exchange = self._exchange(_routing(source), axis, at)
@@ -83,7 +85,14 @@ class _Lowering:
         if source.target is not model_ops.dispatch:
             return self._call(exchange_ops.rows_by_expert, exchange.arriving, at=at, to=there)
         moved = self._call(
-            exchange_ops.all_to_all, source, exchange.send, exchange.receive, exchange.received, axis, at=at, to=there
+            exchange_ops.all_to_all,
+            source,
+            exchange.send,
+            exchange.receive,
+            exchange.received,
+            axis,
+            at=at,
+            to=there,
         )
         return self._call(exchange_ops.permute_rows, moved, exchange.order, exchange.back, at=at, to=there)
 

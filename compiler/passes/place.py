@@ -1,11 +1,11 @@
 """place: ReferenceRegion -> PartitionedRegion. Give every value its layout; cut the experts.
 
-    %experts_gate = placeholder  (8, F, D)                  %experts_gate = placeholder  (4, F, D)   at experts(expert)
-    %rows = dispatch(...)                            ->      %rows = dispatch(...)                    batch
-    %gate = expert_mm(%rows, %experts_gate, %counts)        %gate = expert_mm(...)                   at experts(expert)
+    %weights = placeholder (8, F, D)                  %weights = placeholder (4, F, D)    at experts(expert)
+    %rows = dispatch(...)                      ->     %rows = dispatch(...)               batch
+    %gate = expert_mm(%rows, %weights, ...)           %gate = expert_mm(...)              at experts(expert)
 
-A lowering: shapes of expert parameters become this rank's, nothing else changes, and no collective is there yet, so
-edges may join values of two layouts. `insert_redistribution` looks at exactly those.
+A lowering: shapes of expert parameters become this rank's, nothing else changes, and no collective is there
+yet, so edges may join values of two layouts. `insert_redistribution` looks at exactly those.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from moec.runtime.abi.mesh import Mesh
-
-from .. import model_ops
-from ..errors import InternalCompilerError
-from ..graph import (
+from moec.compiler import model_ops
+from moec.compiler.errors import InternalCompilerError
+from moec.compiler.graph import (
     PARAMETER,
     VAL,
     PartitionedRegion,
@@ -28,7 +26,8 @@ from ..graph import (
     parameter_path,
     set_layout,
 )
-from ..layout import AtExperts, Batch, Layout, Partial, Whole
+from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
+from moec.runtime.abi.mesh import Mesh
 
 DATA = "data"
 EXPERT = "expert"
@@ -91,7 +90,7 @@ def _copy_meta(source: ReferenceRegion, target: PartitionedRegion) -> None:
 
 
 def _cut_experts(region: PartitionedRegion, mesh: Mesh) -> None:
-    """Expert parameters and counts: e experts a rank, rounded up, so that every rank's program is the same."""
+    """Expert parameters and counts: e experts a rank, rounded up, so that all ranks have one program."""
     by_path = {p.path: p for p in region.parameters}
     for node in region.parameter_nodes():
         parameter = by_path[node.meta[PARAMETER]]

@@ -1,14 +1,14 @@
 """propagate: compute the fake value of every node anew, after a pass changed what shapes depend on.
 
-Cutting the experts changes how many there are here, and rows that arrive by all-to-all have a size of their own: what
-is computed from them follows.
+Cutting the experts changes how many there are here, and rows that arrive by all-to-all have a size of their
+own: what is computed from them follows.
 """
 
 from __future__ import annotations
 
 from torch import fx
 
-from ..graph import VAL, PartitionedRegion, value
+from moec.compiler.graph import VAL, PartitionedRegion, value
 
 
 def propagate(region: PartitionedRegion) -> None:

@@ -1,4 +1,7 @@
-"""Which layout an operation needs its arguments in. One table, read by the pass that joins layouts and its verifier."""
+"""Which layout an operation needs its arguments in.
+
+One table, read by the pass that joins layouts and its verifier.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,10 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from moec.compiler import model_ops
+from moec.compiler.graph import layout
+from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
 from moec.runtime.abi.mesh import Mesh
-
-from .. import model_ops
-from ..graph import layout
-from ..layout import AtExperts, Batch, Layout, Partial, Whole
 
 
 def required(node: fx.Node, mesh: Mesh) -> Iterator[tuple[int, Layout]]:

@@ -1,11 +1,10 @@
-"""All rules about parallel degrees, in one place: what a user wrote -> a `Mesh`, or the equation that does not hold."""
+"""All rules about parallel degrees: what a user wrote -> a `Mesh`, or the equation that does not hold."""
 
 from __future__ import annotations
 
+from moec.compiler.errors import CompileError
 from moec.dsl.spec import ParallelSpec
 from moec.runtime.abi.mesh import Mesh
-
-from ..errors import CompileError
 
 
 def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
@@ -26,7 +25,8 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
     expert = world if parallel.expert is None else parallel.expert
     if world % expert:
         raise CompileError(
-            f"expert must divide replicate * shard: {world} = {replicate} * {shard} is no multiple of {expert}",
+            f"expert must divide replicate * shard: {world} = {replicate} * {shard} "
+            f"is no multiple of {expert}",
             parallel.origin,
             f"legal values of expert: {_divisors(world)}",
         )
@@ -34,7 +34,8 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
     if world % (expert * expert_shard):
         raise CompileError(
             "expert * expert_shard must divide replicate * shard: "
-            f"{expert} * {expert_shard} = {expert * expert_shard} does not divide {replicate} * {shard} = {world}",
+            f"{expert} * {expert_shard} = {expert * expert_shard} does not divide "
+            f"{replicate} * {shard} = {world}",
             parallel.origin,
             f"legal values of expert_shard: {_divisors(world // expert)}",
         )
@@ -42,8 +43,10 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
 
 
 def _dense_degrees(parallel: ParallelSpec, ranks: int | None) -> tuple[int, int]:
-    """(replicate, shard), with `rest` filled in."""
+    """(replicate, shard), with `rest` filled in, and a `replicate` that was not given."""
     replicate, shard = parallel.replicate, parallel.shard
+    if not parallel.replicate_given and ranks is not None and shard is not None and ranks % shard == 0:
+        return ranks // shard, shard
     if replicate is None:
         replicate = _rest("replicate", "shard", shard, ranks, parallel)
     if shard is None:

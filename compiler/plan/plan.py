@@ -1,13 +1,15 @@
-"""`Plan`: mesh, placement of every parameter, recompute policy, micro-batches. Frozen data, made from the reference.
+"""`Plan`: mesh, placement of every parameter, recompute policy, micro-batches.
 
-The gradient contract is derived here and nowhere else. A parameter is whole on some ranks and cut over others; its
-gradient is a sum over all ranks that see different tokens (the `data` axis), so
+Frozen data, made from the reference.
+
+The gradient contract is derived here and nowhere else. A parameter is whole on some ranks and cut over
+others; its gradient is a sum over all ranks that see different tokens (the `data` axis), so
 
     reduce-scatter over the axis that cuts it, then all-reduce over the axis that repeats it.
 
-Tokens reach the ranks of the `expert` axis by all-to-all, so an expert's gradient already holds theirs. Losses are
-divided by global token counts before differentiation: gradients are summed, never averaged, and no divisor depends on
-a degree.
+Tokens reach the ranks of the `expert` axis by all-to-all, so an expert's gradient already holds theirs.
+Losses are divided by global token counts before differentiation: gradients are summed, never averaged, and no
+divisor depends on a degree.
 """
 
 from __future__ import annotations
@@ -15,12 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from moec.compiler.build.model import ReferenceModel
 from moec.dsl.parameters import Parameter
 from moec.dsl.spec import Spec
 from moec.runtime.abi.buffers import Buffer, Slot, lay_out
 from moec.runtime.abi.mesh import Mesh
-
-from ..build.model import ReferenceModel
 
 Recompute = Literal["none", "full"]
 

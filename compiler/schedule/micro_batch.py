@@ -3,8 +3,8 @@
     for each region:  gather its parameters, run forward, let the gathered buffers go
     for each region, last to first:  gather again, run backward, reduce its gradients into their shards
 
-A rank holds its shards and the buffers of the region that runs: nothing else of the model. Gradients are added to
-their shards in every micro-batch, so no unsharded gradient outlives its region.
+A rank holds its shards and the buffers of the region that runs: nothing else of the model. Gradients are
+added to their shards in every micro-batch, so no unsharded gradient outlives its region.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer
 
-from ..differentiate.bind import DifferentiatedRegion
 from .nodes import Nodes
 
 INPUTS = ("tokens", "targets", "sequences", "micro_tokens", "batch_tokens", "loss_tokens")
@@ -28,8 +28,8 @@ INPUTS = ("tokens", "targets", "sequences", "micro_tokens", "batch_tokens", "los
 class MicroBatch:
     """The graph and its ports: `INPUTS`, then parameter shards, then gradient shards -> losses, loads.
 
-    `buffers`: state name -> buffer, in the order of both groups of shards. `losses` names the elements of the first
-    result; `loads` the pieces of the second and their lengths, one for every MoE, in order.
+    `buffers`: state name -> buffer, in the order of both groups of shards. `losses` names the elements of the
+    first result; `loads` the pieces of the second and their lengths, one for every MoE, in order.
     """
 
     graph: fx.Graph
@@ -50,7 +50,10 @@ def build_micro_batch(
     loads: dict[str, tuple[tuple[str, int], ...]],
     dtype: torch.dtype,
 ) -> MicroBatch:
-    """Schedule one micro-batch over `chain`, a sequence of (instance, region kind). `loads`: those of each kind."""
+    """Schedule one micro-batch over `chain`, a sequence of (instance, region kind).
+
+    `loads`: those of each kind.
+    """
     scheduler = _Scheduler(chain, regions, dtype)
     scheduler.forward()
     scheduler.backward()

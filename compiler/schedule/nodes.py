@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import fx
 
+from moec.compiler.graph import ORIGIN
 from moec.dsl.spec import NOWHERE, Origin
 from moec.runtime.abi import machine_ops
-
-from ..graph import ORIGIN
 
 
 class Nodes:

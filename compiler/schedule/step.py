@@ -1,10 +1,10 @@
 """The step graph: one whole training step of a rank.
 
-    count the tokens of the global batch
-    for every micro-batch:    forward and backward, gradients added to their shards
-    for every buffer:         sum its gradient over the ranks that repeat it
-    gradient norm:            every element counted once, on the ranks that own it
-    for every buffer:         AdamW on this rank's shard
+count the tokens of the global batch
+for every micro-batch:    forward and backward, gradients added to their shards
+for every buffer:         sum its gradient over the ranks that repeat it
+gradient norm:            every element counted once, on the ranks that own it
+for every buffer:         AdamW on this rank's shard
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .micro_batch import MicroBatch
 from .nodes import Nodes
 
 _aten = torch.ops.aten
+
 
 @dataclass(frozen=True)
 class Step:
@@ -65,7 +66,7 @@ class _Scheduler:
         }
 
     def micro_batches(self, count: int) -> tuple[fx.Node, fx.Node, fx.Node]:
-        """Forward and backward of all of them -> losses and loads summed over the data axis, and token counts."""
+        """Forward and backward of all -> losses and loads summed over the data axis, and token counts."""
         nodes = self.nodes
         for gradient in self.state["gradient"].values():
             nodes.call(machine_ops.zero_, gradient)
@@ -76,7 +77,10 @@ class _Scheduler:
         loads: fx.Node | None = None
         for index in range(count):
             inputs = [
-                *(nodes.call(machine_ops.select, self.batch[n], index) for n in ("tokens", "targets", "sequences")),
+                *(
+                    nodes.call(machine_ops.select, self.batch[n], index)
+                    for n in ("tokens", "targets", "sequences")
+                ),
                 nodes.call(machine_ops.select, counts, 2 + index),
                 batch_tokens,
                 loss_tokens,
@@ -105,7 +109,9 @@ class _Scheduler:
             self._sum(nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, parts)), axis)
             for axis, parts in squares.items()
         ]
-        return nodes.call(_aten.sqrt.default, nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, totals)))
+        return nodes.call(
+            _aten.sqrt.default, nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, totals))
+        )
 
     def update(self, norm: fx.Node, train: TrainSpec) -> None:
         """AdamW on every shard; weight decay where the buffer holds matrices."""

@@ -1,7 +1,7 @@
 """Rules of differentiated regions: what an executor is given.
 
-Operations of the instruction set only; parameters are views inside their buffer; every collective that starts is
-waited for, once, in the same graph; nothing but the graph's ports crosses from forward to backward.
+Operations of the instruction set only; parameters are views inside their buffer; every collective that starts
+is waited for, once, in the same graph; nothing but the graph's ports crosses from forward to backward.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.instructions import COLLECTIVE_STARTS, UnknownInstructionError, name_of
 
-from ..differentiate.bind import DifferentiatedRegion
 from .report import check
 
 

@@ -1,26 +1,27 @@
 """Rules of reference and partitioned regions.
 
-    both           every value has a shape and a `.moe` line; shapes are what the operations give; ports match the contract
-    reference      operations of the model only: no collective, no layout
-    partitioned    every value has a layout; once closed, no edge joins two layouts and no mark is left
+both           every value has a shape and a `.moe` line; shapes are what the operations give; ports match
+reference      operations of the model only: no collective, no layout
+partitioned    every value has a layout; once closed, no edge joins two layouts and no mark is left
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from moec.compiler import exchange_ops, model_ops
+from moec.compiler.graph import LAYOUT, ORIGIN, VAL, PartitionedRegion, ReferenceRegion, Region, value
+from moec.compiler.passes.requirements import open_edges
 from moec.runtime.abi.mesh import AXES, Mesh
 
-from .. import exchange_ops, model_ops
-from ..graph import LAYOUT, VAL, PartitionedRegion, ReferenceRegion, Region, origin, value
-from ..passes.requirements import open_edges
 from .report import check
 
-_BUILTINS = {torch.zeros}
+_BUILTINS = {torch.zeros, operator.getitem}
 _OF_THE_MODEL = {f for f in vars(model_ops).values() if callable(f) and f.__module__ == model_ops.__name__}
 _EXCHANGE = {f for f in vars(exchange_ops).values() if callable(f) and f.__module__ == exchange_ops.__name__}
 
@@ -42,7 +43,7 @@ def verify_marked(region: PartitionedRegion, mesh: Mesh) -> None:
 
 
 def verify_partitioned(region: PartitionedRegion, mesh: Mesh) -> None:
-    """After `lower_redistribution`: closed, every mark lowered, every collective on an axis of more than one rank."""
+    """After `lower_redistribution`: closed, no mark left, every collective on an axis of several ranks."""
     problems = [
         *_common(region, _OF_THE_MODEL | _EXCHANGE - {exchange_ops.redistribute}),
         *_layouts(region),
@@ -64,9 +65,9 @@ def _common(region: Region, allowed: set[Callable[..., Any]]) -> Problems:
         elif VAL not in node.meta:
             yield node, "has no value"
         elif node.op == "call_function":
-            if node.target not in allowed | _BUILTINS and getattr(node.target, "__module__", "") != "_operator":
+            if node.target not in allowed | _BUILTINS:
                 yield node, f"{node.target} is no operation of this level"
-            if not origin(node).line and origin(node).file != "<none>":
+            if ORIGIN not in node.meta:
                 yield node, "has no line of the .moe file"
     output = region.graph.output_node()
     if len(region.output_nodes()) != len(region.outputs):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from ..errors import InternalCompilerError
+from moec.compiler.errors import InternalCompilerError
 
 
 def check(name: str, graph: fx.Graph, problems: Sequence[tuple[fx.Node, str]]) -> None:

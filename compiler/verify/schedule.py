@@ -1,9 +1,9 @@
 """Rules of the step: the gradient contract and the coverage of parameters, read off the graphs.
 
-    coverage            the slots of a buffer do not overlap and lie inside it; its shards are equal; every expert has a rank
-    micro-batch         every buffer's gradient is added to its shard exactly once, reduced over the axis that cuts it
-    step                every gradient is summed exactly once over the axis that repeats it, and counted once in the norm
-    one role            all ranks run this one program, so the order of collectives on every axis is the same for all
+coverage       slots do not overlap and lie inside their buffer; its shards are equal; experts have a rank
+micro-batch    a buffer's gradient is added to its shard exactly once, reduced over the axis that cuts it
+step           a gradient is summed exactly once over the axis that repeats it, and counted once in the norm
+one role       all ranks run this one program, so the order of collectives on an axis is the same for all
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from moec.compiler.errors import InternalCompilerError
+from moec.compiler.schedule.micro_batch import INPUTS, MicroBatch
+from moec.compiler.schedule.step import Step
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer
 from moec.runtime.abi.bundle import STATE_PARTS, STEP_INPUTS
 from moec.runtime.abi.mesh import Mesh
 
-from ..errors import InternalCompilerError
-from ..schedule.micro_batch import INPUTS, MicroBatch
-from ..schedule.step import Step
 from .differentiated import instructions
 from .report import check
 
@@ -58,7 +58,9 @@ def verify_micro_batch(micro_batch: MicroBatch) -> None:
     for gradient, buffer in zip(gradients, micro_batch.buffers.values(), strict=True):
         additions = [user for user in gradient.users if user.target is machine_ops.accumulate_]
         if len(additions) != 1 or len(gradient.users) != 1:
-            problems.append((gradient, f"is added to {len(additions)} times, used {len(gradient.users)} times"))
+            problems.append(
+                (gradient, f"is added to {len(additions)} times, used {len(gradient.users)} times")
+            )
         elif (axis := _reduced_over(additions[0])) != (buffer.shard_axis if buffer.ranks > 1 else None):
             problems.append((additions[0], f"is reduced over {axis}, not over {buffer.shard_axis}"))
     check("micro_batch", graph, problems)
@@ -75,7 +77,9 @@ def verify_step(step: Step, mesh: Mesh) -> None:
         sums = [user for user in gradient.users if user.target is machine_ops.all_reduce_start]
         wanted = [buffer.replica_axis] if mesh.size(buffer.replica_axis) > 1 else []
         if [user.args[1] for user in sums] != wanted:
-            problems.append((gradient, f"is summed over {[user.args[1] for user in sums]}, not over {wanted}"))
+            problems.append(
+                (gradient, f"is summed over {[user.args[1] for user in sums]}, not over {wanted}")
+            )
         squares = [user for user in gradient.users if user.target is machine_ops.sum_of_squares]
         if len(squares) != 1:
             problems.append((gradient, f"counts {len(squares)} times in the gradient norm"))

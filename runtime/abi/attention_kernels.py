@@ -1,7 +1,7 @@
 """Causal attention and its backward, on whatever device the operands are.
 
-On a CPU these are torch's flash kernels, called directly so that forward hands its logsumexp to backward. On other
-devices torch chooses the kernel, and backward runs it again under autograd.
+On a CPU these are torch's flash kernels, called directly so that forward hands its logsumexp to backward. On
+other devices torch chooses the kernel, and backward runs it again under autograd.
 
 Legend: B sequences, S tokens, H query heads, h key heads (h divides H), d head dim.
 """
@@ -42,8 +42,8 @@ def attention_backward_kernel(
         )
     else:
         with torch.enable_grad():
-            inputs = [t.detach().requires_grad_() for t in (qt, kt, vt)]
-            grads = torch.autograd.grad(_any_device(*inputs, scale, mask), inputs, grad_t)
+            qt, kt, vt = (t.detach().requires_grad_() for t in (qt, kt, vt))
+            grads = torch.autograd.grad(_any_device(qt, kt, vt, scale, mask), (qt, kt, vt), grad_t)
     gq, gk, gv = (g.transpose(1, 2).contiguous() for g in grads)
     return gq, gk, gv
 
@@ -55,7 +55,7 @@ def _any_device(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | No
 
 
 def _window_mask(q: Tensor, window: int) -> Tensor | None:
-    """(S, S) added to the scores: 0 where i - window < j <= i, -inf elsewhere; None if that is plain causal."""
+    """(S, S) to add to the scores: 0 where i - window < j <= i, else -inf; None if that is plain causal."""
     length = q.shape[1]
     if window == 0 or window >= length:
         return None

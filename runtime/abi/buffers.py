@@ -1,13 +1,14 @@
 """Parameter buffers: how the parameters of a region lie in flat memory, and which elements a rank owns.
 
-The parameters of a region that are placed alike share one flat buffer, so that gathering them, or reducing their
-gradients, is one collective. A buffer is cut into equal shards along `shard_axis`; expert buffers hold only the
-experts of the rank's place on `expert_axis`.
+The parameters of a region that are placed alike share one flat buffer, so that gathering them, or reducing
+their gradients, is one collective. A buffer is cut into equal shards along `shard_axis`; expert buffers hold
+only the experts of the rank's place on `expert_axis`.
 
     buffer   | q ........ | k ... | v ... | o ........ | padding |
     shards   | rank 0          | rank 1          | rank 2        |
 
-Every element of every parameter is in exactly one shard (times the ranks it is replicated on); `pieces` says where.
+Every element of every parameter is in exactly one shard (times the ranks it is replicated on); `pieces` says
+where.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ Init = Literal["normal", "ones", "zeros"]
 
 @dataclass(frozen=True)
 class Slot:
-    """One parameter in a buffer, at `offset` elements. With `experts`, `local` experts of `shape` one after another.
+    """One parameter in a buffer, at `offset` elements.
 
-    `local` experts times the ranks of the expert axis may exceed `experts`: the last ones are never chosen, and zero.
+    With `experts`, `local` experts of `shape` one after another.
+
+    `local` experts times the ranks of the expert axis may exceed `experts`: the last ones are never chosen,
+    and zero.
     """
 
     path: str
@@ -43,6 +47,7 @@ class Slot:
 
     @property
     def numel(self) -> int:
+        """Elements, experts that are padding included."""
         return prod(self.shape) * self.local
 
 
@@ -50,8 +55,8 @@ class Slot:
 class Buffer:
     """A flat buffer of `numel` elements, padding included, in `ranks` equal shards over `shard_axis`.
 
-    Gradients are reduced over the two axes: scattered over `shard_axis`, then summed over `replica_axis`; every
-    element is owned once among the ranks of `owner_axis`.
+    Gradients are reduced over the two axes: scattered over `shard_axis`, then summed over `replica_axis`;
+    every element is owned once among the ranks of `owner_axis`.
     """
 
     name: str
@@ -66,12 +71,13 @@ class Buffer:
 
     @property
     def shard_numel(self) -> int:
+        """Elements of one shard."""
         return self.numel // self.ranks
 
 
 @dataclass(frozen=True)
 class Piece:
-    """`count` elements of the parameter `name`, from its flat index `start`, at `offset` of a rank's shard."""
+    """`count` elements of parameter `name`, from its flat index `start`, at `offset` of a rank's shard."""
 
     name: str
     shape: tuple[int, ...]
@@ -95,7 +101,10 @@ def lay_out(
 
 
 def pieces(buffer: Buffer, region: str, mesh: Mesh, rank: int) -> Iterator[Piece]:
-    """What the shard of `rank` holds, in the order of its elements. `region` is "" or a prefix such as `layers.3`."""
+    """What the shard of `rank` holds, in the order of its elements.
+
+    `region` is "" or a prefix such as `layers.3`.
+    """
     begin = mesh.index(buffer.shard_axis, rank) * buffer.shard_numel
     end = begin + buffer.shard_numel
     place = mesh.index(buffer.expert_axis, rank) if buffer.expert_axis else 0

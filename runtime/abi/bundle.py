@@ -1,4 +1,6 @@
-"""The bundle: what a compilation leaves on disk and a run starts from. A directory of data; nothing in it is code.
+"""The bundle: what a compilation leaves on disk and a run starts from.
+
+A directory of data; nothing in it is code.
 
     manifest.json     format version, digests, toolchain, mesh, shapes, buffers, training settings
     programs.json     the programs of a rank: `step` and what it calls
@@ -6,8 +8,8 @@
     model.moe         the resolved source: compiling it again gives the same bundle
     listing.txt       the programs as text, for people
 
-Written into a sibling directory first and renamed into place. The digest of a bundle is the digest of its manifest,
-which holds the digests of all other files; ranks compare it before they do anything.
+Written into a sibling directory first and renamed into place. The digest of a bundle is the digest of its
+manifest, which holds the digests of all other files; ranks compare it before they do anything.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ FORMAT = "moec bundle"
 VERSION = 1
 
 STEP_INPUTS = ("tokens", "targets", "sequences", "lr", "update")
-"""What `step` takes first: (M, B, S) int64 twice, (M,) int64, a number, and () float32 counting updates from 1."""
+"""What `step` takes first: (M, B, S) int64 twice, (M,) int64, a number, () float32 of updates from 1."""
 
 STATE_PARTS = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
 """What it takes then: for every part the shards (shard_numel,) of all states."""
@@ -110,6 +112,7 @@ class Manifest:
 
     @property
     def world(self) -> int:
+        """How many ranks the bundle is for."""
         return self.mesh.world
 
     def states(self) -> dict[str, Buffer]:
@@ -129,11 +132,16 @@ class Bundle:
 
 
 def write_bundle(
-    path: Path, manifest: Manifest, programs: Mapping[str, Program], checkpoint: Mapping[str, str], source: str
+    path: Path,
+    manifest: Manifest,
+    programs: Mapping[str, Program],
+    checkpoint: Mapping[str, str],
+    source: str,
 ) -> str:
     """Write a bundle at `path`, replacing an older bundle there, and return its digest.
 
-    Raises NotABundleError if `path` is something else than a bundle, OSError if writing fails; `path` is then as it was.
+    Raises NotABundleError if `path` is something else than a bundle, OSError if writing fails; `path` is then
+    as it was.
     """
     if path.exists() and not (path / "manifest.json").is_file():
         raise NotABundleError(f"{path} exists and is no bundle: not replaced")
@@ -150,7 +158,10 @@ def write_bundle(
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read and check a bundle. Raises NotABundleError or FormatError; nothing of it is executed or trusted."""
+    """Read and check a bundle.
+
+    Raises NotABundleError or FormatError; nothing of it is executed or trusted.
+    """
     if not (path / "manifest.json").is_file():
         raise NotABundleError(f"{path} is no bundle: it has no manifest.json")
     raw = _read_file(path, "manifest.json")
@@ -158,11 +169,17 @@ def read_bundle(path: Path) -> Bundle:
     content = {name: _read_file(path, name) for name in manifest.files}
     for name, digest in manifest.files.items():
         if hashlib.sha256(content[name]).hexdigest() != digest:
-            raise FormatError(f"{path / name} is damaged: its content does not have the digest in the manifest")
+            raise FormatError(
+                f"{path / name} is damaged: its content does not have the digest in the manifest"
+            )
     programs = programs_from_data(parse_json(content["programs.json"], "programs.json"), "programs.json")
     _check_step(manifest, programs)
-    checkpoint = from_data(dict[str, str], parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json")
-    return Bundle(manifest, programs, checkpoint, content["model.moe"].decode(), hashlib.sha256(raw).hexdigest())
+    checkpoint = from_data(
+        dict[str, str], parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json"
+    )
+    return Bundle(
+        manifest, programs, checkpoint, content["model.moe"].decode(), hashlib.sha256(raw).hexdigest()
+    )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -177,7 +194,9 @@ def _manifest(raw: bytes) -> Manifest:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise NotABundleError("manifest.json is not one of a moec bundle")
     if data.get("version") != VERSION:
-        raise NotABundleError(f"bundle format {data.get('version')}; this moec reads {VERSION}: compile again")
+        raise NotABundleError(
+            f"bundle format {data.get('version')}; this moec reads {VERSION}: compile again"
+        )
     try:
         manifest = from_data(Manifest, data, "manifest.json")
     except ValueError as error:

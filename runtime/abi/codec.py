@@ -1,7 +1,7 @@
 """Frozen dataclasses to JSON and back, strictly: data only, and every surprise is an error with its place.
 
-Nothing is evaluated or guessed. Reading refuses unknown and missing keys, duplicate keys, numbers that are not finite,
-wrong types, deep nesting and files over a limit. A file may come from anyone.
+Nothing is evaluated or guessed. Reading refuses unknown and missing keys, duplicate keys, numbers that are
+not finite, wrong types, deep nesting and files over a limit. A file may come from anyone.
 """
 
 from __future__ import annotations

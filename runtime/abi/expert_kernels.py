@@ -1,6 +1,7 @@
 """Grouped matrix products over rows sorted by expert, on whatever device and dtype the operands have.
 
-`torch._grouped_mm` does all experts in one call where it accepts the operands; one product per expert elsewhere.
+`torch._grouped_mm` does all experts in one call where it accepts the operands; one product per expert
+elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def expert_mm_kernel(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
         return torch._grouped_mm(x, weight.transpose(1, 2), offs=_ends(counts))
     out = x.new_empty((x.shape[0], weight.shape[1]))
     sizes = counts.tolist()
-    for rows, w, o in zip(x.split(sizes), weight.unbind(), out.split(sizes), strict=True):
+    for rows, w, o in zip(torch.split(x, sizes), weight.unbind(), torch.split(out, sizes), strict=True):
         torch.mm(rows, w.t(), out=o)
     return out
 
@@ -32,7 +33,7 @@ def expert_mm_weight_grad_kernel(grad: Tensor, x: Tensor, counts: Tensor) -> Ten
         return torch._grouped_mm(grad.t(), x, offs=_ends(counts))
     out = x.new_empty((counts.shape[0], grad.shape[1], x.shape[1]))
     sizes = counts.tolist()
-    for g, rows, o in zip(grad.split(sizes), x.split(sizes), out.unbind(), strict=True):
+    for g, rows, o in zip(torch.split(grad, sizes), torch.split(x, sizes), out.unbind(), strict=True):
         torch.mm(g.t(), rows, out=o)
     return out
 

@@ -1,8 +1,8 @@
 """The instruction set: the names a program may use, and what each means. Nothing else is ever executed.
 
-    aten.<op>.<overload>   a torch operation, from the list below
-    moec.<op>              an operation of `ops` or `machine_ops`
-    int.<op>               arithmetic on numbers, such as row counts
+aten.<op>.<overload>   a torch operation, from the list below
+moec.<op>              an operation of `ops` or `machine_ops`
+int.<op>               arithmetic on numbers, such as row counts
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The operations of a program that are not tensor arithmetic: parameters, collectives in halves, calls, updates.
+"""Operations of a program that are not tensor arithmetic: parameters, collectives in halves, calls, updates.
 
-The compiler puts these functions into its graphs as call targets; an executor runs them. Those that need a transport
-or a state have no body here. In-place operations end in an underscore and are never moved or dropped.
+The compiler puts these functions into its graphs as call targets; an executor runs them. Those that need a
+transport or a state have no body here. In-place operations end in an underscore and are never moved or
+dropped.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def parameter(buffer: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
 
 @_machine
 def pack(gradients: Sequence[Tensor], numel: int) -> Tensor:
-    """Gradients of a buffer's parameters, in the order of its slots -> one flat gradient (numel,), padded with zeros."""
+    """Gradients of a buffer's parameters, in the order of its slots -> one (numel,), padded with zeros."""
     flat = [g.reshape(-1) for g in gradients]
     missing = numel - sum(len(g) for g in flat)
     return torch.cat([*flat, flat[0].new_zeros(missing)] if missing else flat)
@@ -102,7 +103,7 @@ def select(x: Tensor, index: int) -> Tensor:
 
 @_machine
 def batch_counts(targets: Tensor, sequences: Tensor) -> Tensor:
-    """(M, B, S) targets, (M,) real sequences -> (M + 2,) int64: loss-bearing tokens, real tokens, those by micro-batch."""
+    """(M, B, S), (M,) -> (M + 2,) int64: loss-bearing tokens, real tokens, real tokens by micro-batch."""
     bearing = (targets != -100).sum().view(1)
     by_micro_batch = sequences * targets.shape[2]
     return torch.cat([bearing, by_micro_batch.sum().view(1), by_micro_batch])
@@ -132,12 +133,13 @@ def copy_(target: Tensor, x: Tensor) -> None:
 @_machine
 def sum_of_squares(x: Tensor) -> Tensor:
     """(numel,) -> (): in float32, or in float64 for float64."""
-    return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()
+    norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    return norm.square()
 
 
 @_machine
 def clip_coefficient(norm: Tensor, limit: float) -> Tensor:
-    """() -> (): what gradients are multiplied with, min(1, limit / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_."""
+    """() -> (): factor of gradients, min(1, limit / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_."""
     return (limit / (norm + 1e-6)).clamp(max=1.0)
 
 

@@ -1,9 +1,10 @@
 """The mesh: how the ranks of a job are arranged into named axes. Graphs name axes, never ranks.
 
-    world = replicate x shard                                   (pipeline, context and tensor axes are 1 for now)
+    world = replicate x shard                             (pipeline, context and tensor axes are 1 for now)
     the same ranks, sliced for experts: expert_replicate x expert_shard x expert
 
-The last axis varies fastest: a shard group is `shard` neighbouring ranks, an expert group `expert` neighbouring ranks.
+The last axis varies fastest: a shard group is `shard` neighbouring ranks, an expert group `expert`
+neighbouring ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 Groups = tuple[tuple[int, ...], ...]
 
 AXES = ("data", "replicate", "shard", "expert_replicate", "expert_shard", "expert", "expert_owner")
-"""`data` are all ranks that see different tokens; `expert_owner` those that together hold every expert once."""
+"""`data`: all ranks that see different tokens; `expert_owner`: those that together hold every expert once."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,12 @@ class Mesh:
 
     @property
     def world(self) -> int:
+        """The number of ranks."""
         return self.replicate * self.shard
 
     @property
     def expert_replicate(self) -> int:
+        """How often every expert is there."""
         return self.world // (self.expert * self.expert_shard)
 
     def axes(self) -> dict[str, Groups]:

@@ -1,11 +1,13 @@
 """The operations of the instruction set that are ours: typed, traceable, differentiable, free of ranks.
 
-Each is a `torch.library` custom op in the namespace `moec`: an implementation, a fake kernel that gives shapes for
-tracing, and an autograd formula, so that tracing a region's backward traces theirs too, collectives included.
-Collectives name a mesh *axis*. Only an executor knows who is on it, so running one outside an executor is an error.
+Each is a `torch.library` custom op in the namespace `moec`: an implementation, a fake kernel that gives
+shapes for tracing, and an autograd formula, so that tracing a region's backward traces theirs too,
+collectives included. Collectives name a mesh *axis*. Only an executor knows who is on it, so running one
+outside an executor is an error.
 
 Legend: T tokens of this rank, D width, F hidden width, E experts, e experts of this rank, K choices a token,
-N = T * K routed rows, R received rows, n ranks on the axis, B sequences, S tokens of a sequence, H heads, d head dim.
+N = T * K routed rows, R received rows, n ranks on the axis, B sequences, S tokens of a sequence, H heads, d
+head dim.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 
 from .attention_kernels import attention_backward_kernel, attention_kernel
 from .expert_kernels import expert_mm_kernel, expert_mm_weight_grad_kernel
@@ -25,15 +28,17 @@ class NoTransportError(RuntimeError):
     """A collective was called outside an executor."""
 
     def __init__(self, operation: str) -> None:
-        super().__init__(f"{operation} moves data between ranks: only an executor with a transport can run it")
+        super().__init__(
+            f"{operation} moves data between ranks: only an executor with a transport can run it"
+        )
 
 
 KERNELS: dict[str, Callable[..., Any]] = {}
-"""Operation name -> the function that computes it: an executor calls it without torch's dispatcher in between."""
+"""Operation name -> the function that computes it: an executor calls it, past torch's dispatcher."""
 
 
-def _operation(name: str) -> Callable[[Callable[..., Any]], torch.library.CustomOpDef]:
-    def register(function: Callable[..., Any]) -> torch.library.CustomOpDef:
+def _operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    def register(function: Callable[..., Any]) -> CustomOpDef:
         KERNELS[name] = function
         return torch.library.custom_op(f"moec::{name}", function, mutates_args=())
 
@@ -47,7 +52,8 @@ def _operation(name: str) -> Callable[[Callable[..., Any]], torch.library.Custom
 def all_to_all(x: Tensor, send: Tensor, receive: Tensor, rows: int, axis: str) -> Tensor:
     """(sum(send), ...) -> (rows, ...): the first send[0] rows to member 0 of `axis`, and so on.
 
-    `send`, `receive`: (n,) int64 counts of rows. `rows` is sum(receive), as an argument so that backward knows it.
+    `send`, `receive`: (n,) int64 counts of rows. `rows` is sum(receive), as an argument so that backward
+    knows it.
     """
     raise NoTransportError("all_to_all")
 
@@ -73,7 +79,10 @@ all_to_all.register_autograd(_all_to_all_backward, setup_context=_all_to_all_sav
 
 @_operation("all_reduce")
 def all_reduce(x: Tensor, axis: str) -> Tensor:
-    """The sum of `x` over the members of `axis`. Not differentiable: it carries statistics and finished gradients."""
+    """The sum of `x` over the members of `axis`.
+
+    Not differentiable: it carries statistics and finished gradients.
+    """
     raise NoTransportError("all_reduce")
 
 
@@ -95,7 +104,7 @@ def _(shard: Tensor, ranks: int, axis: str) -> Tensor:
 
 @_operation("reduce_scatter")
 def reduce_scatter(full: Tensor, ranks: int, axis: str) -> Tensor:
-    """(ranks * r,) -> (r,): this member's block of the sum over members, the way a gradient returns to its shard."""
+    """(ranks * r,) -> (r,): this member's block of the sum over members; a gradient returns to its shard."""
     raise NoTransportError("reduce_scatter")
 
 
@@ -133,7 +142,10 @@ def _(order: Tensor) -> Tensor:
 
 @_operation("permute_rows")
 def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """(R, D) -> (R, D): row i is x[order[i]]. `inverse` undoes `order`, so that backward is a gather as well."""
+    """(R, D) -> (R, D): row i is x[order[i]].
+
+    `inverse` undoes `order`, so that backward is a gather as well.
+    """
     return x.index_select(0, order)
 
 
@@ -158,7 +170,8 @@ permute_rows.register_autograd(_permute_backward, setup_context=_permute_saves)
 def dispatch(x: Tensor, order: Tensor, inverse: Tensor, k: int) -> Tensor:
     """(T, D) -> (N, D): a copy of a token's row for each of its k choices, sorted by expert.
 
-    `order`: (N,) permutation of the (token, choice) pairs, token-major, that sorts them by expert; `inverse` undoes it.
+    `order`: (N,) permutation of the (token, choice) pairs, token-major, that sorts them by expert; `inverse`
+    undoes it.
     """
     return x.index_select(0, torch.div(order, k, rounding_mode="floor"))
 
@@ -194,7 +207,7 @@ dispatch.register_autograd(_dispatch_backward, setup_context=_dispatch_saves)
 
 @_operation("combine")
 def combine(rows: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """(N, D), (T, K) -> (T, D): the weighted sum of each token's expert outputs, in the order of its choices."""
+    """(N, D), (T, K) -> (T, D): the weighted sum of a token's expert outputs, in the order of its choices."""
     tokens, k = weights.shape
     return torch.bmm(weights.unsqueeze(1), rows.index_select(0, inverse).view(tokens, k, -1)).squeeze(1)
 
@@ -247,7 +260,7 @@ combine.register_autograd(_combine_backward, setup_context=_combine_saves)
 
 @_operation("expert_mm")
 def expert_mm(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """(R, in), (e, out, in), (e,) int64 -> (R, out): rows are sorted by expert, counts[i] rows times expert i's W^T."""
+    """(R, in), (e, out, in), (e,) int64 -> (R, out): rows sorted by expert, counts[i] of them times W_i^T."""
     return expert_mm_kernel(x, weight, counts)
 
 
@@ -258,7 +271,7 @@ def _(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 @_operation("expert_mm_weight_grad")
 def expert_mm_weight_grad(grad: Tensor, x: Tensor, counts: Tensor) -> Tensor:
-    """(R, out), (R, in), (e,) -> (e, out, in): grad^T x over the rows of each expert, zero where it has none."""
+    """(R, out), (R, in), (e,) -> (e, out, in): grad^T x over each expert's rows, zero where it has none."""
     return expert_mm_weight_grad_kernel(grad, x, counts)
 
 
@@ -317,7 +330,7 @@ rms_norm.register_autograd(_rms_norm_backward, setup_context=_rms_norm_saves)
 
 @_operation("rope")
 def rope(x: Tensor, theta: float, inverse: bool) -> Tensor:
-    """(B, S, H, d) -> the same: dims i and i + d/2 rotated by position * theta^(-2i/d), or back with `inverse`."""
+    """(B, S, H, d) -> the same: dims i and i + d/2 rotated by position * theta^(-2i/d); `inverse`: back."""
     return rope_kernel(x, theta, inverse)
 
 
@@ -344,8 +357,8 @@ rope.register_autograd(_rope_backward, setup_context=_rope_saves)
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
     """Causal attention. (B, S, H, d), 2 x (B, S, h, d) with h dividing H -> (B, S, H, d), (B, H, S).
 
-    A query sees itself and the `window - 1` keys before it; 0 means all keys before it. The second result is the
-    logsumexp of the scores, kept for backward.
+    A query sees itself and the `window - 1` keys before it; 0 means all keys before it. The second result is
+    the logsumexp of the scores, kept for backward.
     """
     return attention_kernel(q, k, v, scale, window)
 

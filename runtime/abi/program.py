@@ -93,12 +93,15 @@ def uses(instruction: Instruction) -> set[str]:
 
 def listing(program: Program) -> str:
     """A program as text, one instruction a line."""
-    ports = ", ".join(f"%{name}: {label}" for name, label in zip(program.inputs, program.input_labels, strict=True))
+    ports = ", ".join(
+        f"%{name}: {label}" for name, label in zip(program.inputs, program.input_labels, strict=True)
+    )
     lines = [f"program {program.name}({ports})"]
     for instruction in program.instructions:
         lines.append(_line(instruction))
     returned = ", ".join(
-        f"{label} = {_text(value)}" for label, value in zip(program.output_labels, program.outputs, strict=True)
+        f"{label} = {_text(value)}"
+        for label, value in zip(program.output_labels, program.outputs, strict=True)
     )
     return "\n".join([*lines, f"    return {returned}"])
 

@@ -1,8 +1,8 @@
 """Programs as JSON data, and back with every rule of the format checked.
 
-An instruction is a list [name, op, arguments, keywords, type, place]; `place` counts in the list of places of the file,
-so that a line of the `.moe` file stands there once. In arguments a value is {"%": name}, a dtype {"dtype": "float32"},
-an infinite number {"float": "-inf"}; everything else stands for itself.
+An instruction is a list [name, op, arguments, keywords, type, place]; `place` counts in the list of places of
+the file, so that a line of the `.moe` file stands there once. In arguments a value is {"%": name}, a dtype
+{"dtype": "float32"}, an infinite number {"float": "-inf"}; everything else stands for itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from .program import Argument, Instruction, Place, Program, Ref, uses
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
-        torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool
+        torch.float32, torch.float64, torch.bfloat16, torch.float16,
+        torch.int64, torch.int32, torch.uint8, torch.bool,
     )
 }  # fmt: skip
 
@@ -38,7 +39,7 @@ def programs_from_data(data: Any, where: str) -> dict[str, Program]:
     """Programs by name, checked. Raises FormatError."""
     if not isinstance(data, dict) or data.keys() != {"places", "programs"}:
         raise FormatError(f"{where}: expected an object with places and programs")
-    places = from_data(tuple[Place, ...], data["places"], f"{where}.places")  # type: ignore[arg-type]
+    places = from_data(tuple[Place, ...], data["places"], f"{where}.places")
     programs: dict[str, Program] = {}
     for i, entry in enumerate(_list(data["programs"], f"{where}.programs")):
         program = _program_from_data(entry, places, f"{where}.programs[{i}]")
@@ -50,7 +51,7 @@ def programs_from_data(data: Any, where: str) -> dict[str, Program]:
 
 
 def check_programs(programs: Mapping[str, Program], where: str) -> None:
-    """Every value is made before it is used, once; every call is of a known program, with its values, and ends."""
+    """Values are made once, before they are used; calls are of known programs, with their values, and end."""
     if sum(len(p.instructions) for p in programs.values()) > _MAX_INSTRUCTIONS:
         raise FormatError(f"{where}: more than {_MAX_INSTRUCTIONS} instructions")
     calls = {name: _check_program(program, programs, where) for name, program in programs.items()}
@@ -81,7 +82,9 @@ def _check_call(instruction: Instruction, programs: Mapping[str, Program], at: s
     match instruction.arguments:
         case (str(callee), tuple(values)) if callee in programs:
             if len(values) != len(programs[callee].inputs):
-                raise FormatError(f"{at} gives {callee} {len(values)} values, not {len(programs[callee].inputs)}")
+                raise FormatError(
+                    f"{at} gives {callee} {len(values)} values, not {len(programs[callee].inputs)}"
+                )
             return callee
     raise FormatError(f"{at} calls a program that does not exist")
 

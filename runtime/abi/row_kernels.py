@@ -1,4 +1,4 @@
-"""Norms and rotary positions: few passes over the activations, in whatever dtype they have (tables in float32 or more).
+"""Norms and rotary positions: few passes over the activations, in their dtype (tables in float32 or more).
 
 Legend: B sequences, S tokens, H heads, d head dim, D width.
 """
@@ -18,7 +18,7 @@ def rms_norm_kernel(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tens
 
 
 def rms_norm_backward_kernel(grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """With u = x * rstd and g = grad * weight: dx = rstd * (g - u * mean(g u)), dw = sum over rows of grad * u."""
+    """u = x * rstd, g = grad * weight: dx = rstd * (g - u * mean(g u)), dw = sum over rows of grad * u."""
     unit = x * rstd
     product = grad * unit
     grad_weight = product.reshape(-1, x.shape[-1]).sum(0)

@@ -32,7 +32,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def show(
-    target: Annotated[str, typer.Argument(metavar="SPEC|BUNDLE", help="A .moe file, a shipped model, or a bundle.")],
+    target: Annotated[
+        str, typer.Argument(metavar="SPEC|BUNDLE", help="A .moe file, a shipped model, or a bundle.")
+    ],
     stage: Annotated[Stage | None, typer.Option("--stage", help="One stage alone.")] = None,
     overrides: Overrides = None,
     ranks: Ranks = None,
@@ -61,7 +63,10 @@ def _show_bundle(path: Path) -> None:
 
     bundle = read_bundle(path)
     manifest = bundle.manifest
-    print(f"{manifest.model}: {manifest.parameters:,} parameters, {manifest.world} ranks, digest {bundle.digest[:16]}\n")
+    print(
+        f"{manifest.model}: {manifest.parameters:,} parameters, {manifest.world} ranks, "
+        f"digest {bundle.digest[:16]}\n"
+    )
     print("\n\n".join(map(listing, bundle.programs.values())))
 
 

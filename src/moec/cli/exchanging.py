@@ -9,7 +9,9 @@ import typer
 
 from moec import models
 
-Source = Annotated[Path, typer.Argument(metavar="RUN|DIR", help="A finished run, or what `moec import` made.")]
+Source = Annotated[
+    Path, typer.Argument(metavar="RUN|DIR", help="A finished run, or what `moec import` made.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,10 +22,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(metavar="HF_DIR", help="A folder with config.json and safetensors.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="HF_DIR", help="A folder with config.json and safetensors.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Gets model.moe and weights.")],
     spec: Annotated[
-        str | None, typer.Option("--spec", metavar="SPEC", help="The model, if its family is not a shipped one.")
+        str | None,
+        typer.Option("--spec", metavar="SPEC", help="The model, if its family is not a shipped one."),
     ] = None,
 ) -> int:
     """Read a Hugging Face checkpoint into a .moe file and weights."""
@@ -46,8 +51,12 @@ def export(
 
 def logits(
     source: Source,
-    ids: Annotated[Path, typer.Option("--ids", metavar="FILE.json", help="A JSON list of equally long lists of ids.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Gets `logits`, float32 (B, S, vocab).")],
+    ids: Annotated[
+        Path, typer.Option("--ids", metavar="FILE.json", help="A JSON list of equally long lists of ids.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="Gets `logits`, float32 (B, S, vocab).")
+    ],
 ) -> int:
     """Run a model on token ids, on this process alone."""
     from moec.cli.exchange.logits import logits as run

@@ -11,9 +11,12 @@ import typer
 
 from moec import dsl, models
 
-Specification = Annotated[str, typer.Argument(metavar="SPEC", help="A .moe file, or the name of a shipped model.")]
+Specification = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A .moe file, or the name of a shipped model.")
+]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the text. May be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the text. May be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -49,8 +52,12 @@ def check(spec: Specification, overrides: Overrides = None, as_json: AsJson = Fa
 
 def fmt(
     spec: Specification,
-    only_check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if the text would change.")] = False,
-    explicit: Annotated[bool, typer.Option("--explicit", help="Print the text with every default in full.")] = False,
+    only_check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 if the text would change.")
+    ] = False,
+    explicit: Annotated[
+        bool, typer.Option("--explicit", help="Print the text with every default in full.")
+    ] = False,
 ) -> int:
     """Bring a file into canonical form, in place; a shipped model is printed."""
     if explicit:
@@ -78,11 +85,16 @@ def list_models(as_json: AsJson = False) -> int:
         print(json.dumps(summaries, indent=1))
         return 0
     for entry in summaries:
-        print(f"{entry['name']:<18} {entry['parameters']:>18,} parameters {entry['active_parameters']:>16,} active")
+        print(
+            f"{entry['name']:<18} {entry['parameters']:>18,} parameters "
+            f"{entry['active_parameters']:>16,} active"
+        )
     return 0
 
 
-def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="An error code, such as MOE0123.")]) -> int:
+def explain(
+    code: Annotated[str, typer.Argument(metavar="CODE", help="An error code, such as MOE0123.")],
+) -> int:
     """Explain an error code."""
     text = dsl.explain(code)
     if text is None:

@@ -32,13 +32,18 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     pass
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. Failures of the user's making are messages, not tracebacks."""
+    """Run one command and return its exit code.
+
+    Failures of the user's making are messages, not tracebacks.
+    """
     try:
         result = app(list(arguments), standalone_mode=False)
         return result if isinstance(result, int) else 0

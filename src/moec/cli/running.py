@@ -13,19 +13,23 @@ from moec.cli.compiling import compile_to
 from moec.cli.language import Overrides
 
 Target = Annotated[
-    str, typer.Argument(metavar="BUNDLE|SPEC", help="A bundle; or a .moe file or shipped model, compiled first.")
+    str,
+    typer.Argument(metavar="BUNDLE|SPEC", help="A bundle; or a .moe file or shipped model, compiled first."),
 ]
 Data = Annotated[
     str,
     typer.Option(
-        "--data", metavar="PATH", help="Text file, folder, .jsonl[:field], Megatron .bin/.idx, or builtin:python-docs."
+        "--data",
+        metavar="PATH",
+        help="Text file, folder, .jsonl[:field], Megatron .bin/.idx, or builtin:python-docs.",
     ),
 ]
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", metavar="PATH", help="A tokenizer.json; bytes without it.")
 ]
 Transport = Annotated[
-    str | None, typer.Option("--transport", help="self, mpi, gloo or nccl. Default: mpi, or self for one rank.")
+    str | None,
+    typer.Option("--transport", help="self, mpi, gloo or nccl. Default: mpi, or self for one rank."),
 ]
 Processes = Annotated[
     int | None, typer.Option("-n", "--processes", min=1, help="Start this many ranks here, through mpirun.")
@@ -46,7 +50,9 @@ def run(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Stop after this many steps.")] = None,
     init: Annotated[
         str | None,
-        typer.Option("--init", metavar="DIR|hf:DIR", help="Start from moec's weights, or a published checkpoint."),
+        typer.Option(
+            "--init", metavar="DIR|hf:DIR", help="Start from moec's weights, or a published checkpoint."
+        ),
     ] = None,
     tokenizer: Tokenizer = None,
     transport: Transport = None,
@@ -56,7 +62,9 @@ def run(
 ) -> int:
     """Train. Under mpirun this is one rank; with -n, or from a spec, it starts the ranks itself."""
     if resume:
-        raise typer.BadParameter("--resume is not supported yet: a run saves its weights at the end, and no state")
+        raise typer.BadParameter(
+            "--resume is not supported yet: a run saves its weights at the end, and no state"
+        )
     out = out or Path("runs") / _name(target)
     bundle = _bundle(target, out, overrides, processes)
     world = _world(bundle)
@@ -86,7 +94,9 @@ def verify(
         bundle = _bundle(target, Path(scratch), overrides, processes)
         world = _world(bundle)
         if _must_start_ranks(target, processes, world):
-            return _start(processes or world, ["verify", str(bundle), *(["--json"] if as_json else [])], transport)
+            return _start(
+                processes or world, ["verify", str(bundle), *(["--json"] if as_json else [])], transport
+            )
         from moec.cli.verifying import verify_ranks
         from moec.runtime.guard import run_rank
 
@@ -100,7 +110,7 @@ def batches(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="A .safetensors file.")],
     tokenizer: Tokenizer = None,
 ) -> int:
-    """Write the exact tokens of the first steps: `tokens`, `targets`, int64 (steps, sequences, sequence length)."""
+    """Write the exact tokens of the first steps: `tokens`, `targets`, int64 (steps, sequences, length)."""
     from moec.runtime.abi.bundle import read_manifest
     from moec.runtime.data.export import write_batches
     from moec.runtime.data.source import open_stream
@@ -131,7 +141,9 @@ def _bundle(target: str, out: Path, overrides: list[str] | None, processes: int 
             raise typer.BadParameter("--set changes a spec: this is a bundle, which is compiled already")
         return Path(target)
     if _launched():
-        raise typer.BadParameter("under mpirun, give a bundle: run `moec compile` first, or start `moec run SPEC -n N`")
+        raise typer.BadParameter(
+            "under mpirun, give a bundle: run `moec compile` first, or start `moec run SPEC -n N`"
+        )
     print(compile_to(target, out / "bundle", overrides, processes))
     return out / "bundle"
 

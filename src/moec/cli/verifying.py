@@ -1,8 +1,8 @@
 """`moec verify`: this bundle's plan, on a small model of the same kind, against one rank.
 
-Every rank compiles the small model with the bundle's degrees, in float64 and without the optimizer, and runs one step
-of it. Rank 0 collects losses, loads and every gradient and compares them with the reference graphs run on one device
-by plain autograd.
+Every rank compiles the small model with the bundle's degrees, in float64 and without the optimizer, and runs
+one step of it. Rank 0 collects losses, loads and every gradient and compares them with the reference graphs
+run on one device by plain autograd.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from moec.compiler.emit.bundle import manifest as manifest_of
-from moec.compiler.pipeline import CompileOptions, Compiled, compile_spec
+from moec.compiler.pipeline import Compiled, CompileOptions, compile_spec
 from moec.compiler.reference import Reference, reference_step
 from moec.compiler.small import small_spec
 from moec.dsl import load_text
@@ -41,7 +41,7 @@ TOLERANCE = 1e-10
 
 @dataclass(frozen=True)
 class Deviation:
-    """The largest difference between the ranks and the reference, of one thing, relative to its largest element."""
+    """The largest difference of one thing between ranks and reference, relative to its largest element."""
 
     name: str
     relative: float
@@ -49,7 +49,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Ranks:
-    """What the ranks computed together: losses, the number of choices of each expert, and whole gradients by name."""
+    """What the ranks computed together: losses, choices of each expert, and whole gradients by name."""
 
     losses: dict[str, float]
     loads: list[int]
@@ -85,7 +85,7 @@ def _with_degrees(spec: Spec, mesh: Mesh) -> Spec:
 
 
 def draw_weights(spec: Spec, seed: int) -> dict[str, Tensor]:
-    """Every parameter by name, float64, all of them random: norms around one, so that none is hidden by its start."""
+    """Every parameter by name, float64, all random: norms around one, so that none is hidden by its start."""
     found = {}
     for region, parameter in model_parameters(spec.model):
         for name in parameter.names(region):
@@ -108,7 +108,7 @@ def draw_batch(spec: Spec, seed: int) -> tuple[Tensor, Tensor]:
 def run_ranks(
     compiled: Compiled, transport: Transport, weights: dict[str, Tensor], tokens: Tensor, targets: Tensor
 ) -> Ranks:
-    """One step of a compiled program, without update, on every rank of `transport`; the same result on all."""
+    """One step of a compiled program, without update, on all ranks of `transport`; the same result on all."""
     described = manifest_of(compiled)
     mesh, rank = described.mesh, transport.rank
     axes = set[str]().union(*map(collective_axes, compiled.programs.values()))
@@ -129,8 +129,10 @@ def run_ranks(
     )
 
 
-def _rank_batch(compiled: Compiled, rank: int, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of a global batch that falls to one rank: (M, B, S) tokens and targets, (M,) real sequences."""
+def _rank_batch(
+    compiled: Compiled, rank: int, tokens: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of a global batch that falls to one rank: (M, B, S) tokens and targets, (M,) sequences."""
     shape, micro = compiled.reference.shape, compiled.plan.micro_batches
     mine = torch.zeros((micro, shape.sequences, shape.sequence), dtype=torch.int64)
     wanted = torch.full_like(mine, -100)
@@ -141,7 +143,9 @@ def _rank_batch(compiled: Compiled, rank: int, tokens: Tensor, targets: Tensor) 
     return mine, wanted, torch.tensor([len(positions) for positions in rows])
 
 
-def _collect_gradients(state: TrainState, weights: dict[str, Tensor], transport: Transport) -> dict[str, Tensor]:
+def _collect_gradients(
+    state: TrainState, weights: dict[str, Tensor], transport: Transport
+) -> dict[str, Tensor]:
     """Whole gradients from everybody's shards. Small models only: shards travel as control messages."""
     flat = torch.cat([shard.cpu() for shard in state.gradients.values()])
     answers = transport.exchange(flat.numpy().tobytes())
