@@ -51,7 +51,7 @@ lint: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) .venv-mpich build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find benchmarks compiler dsl models runtime src tests -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path "./.*" -prune -exec rm -rf {} +
 
 # --- environments: each stamp says that a step is done, for the pyproject.toml of that time ---
 

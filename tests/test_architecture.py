@@ -26,17 +26,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moec.models": (),
     "moec.dsl": ("moec.dsl", "lark"),
     "moec.runtime.abi": ("moec.runtime.abi", "torch"),
-    "moec.runtime": ("moec.runtime", "torch", "mpi4py", "numpy", "safetensors", "tokenizers"),
+    "moec.runtime": ("moec.runtime", "torch", "mpi4py", "numpy", "tokenizers", "rich"),
     "moec.compiler": ("moec.compiler", "moec.dsl", "moec.runtime.abi", "moec.__version__", "torch"),
-    "moec": ("moec", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "rich", "typer", "click"),
+    "moec": ("moec", "torch", "numpy", "jinja2", "typer", "click"),
 }
 ONLY_IN = {
     "lark": "moec.dsl.parse",
     "mpi4py": "moec.runtime.transport.mpi",
+    "rich": "moec.runtime.record.live",
     "tokenizers": "moec.runtime.data.tokenizer",
 }
 LAZY = {
     "moec.cli": "a command loads what it needs, so that `check` and `--help` need no torch",
+    "moec.runtime.record.progress": "a node that shows no progress in place needs no rich",
     "moec.runtime.transport.factory": "a transport loads libraries that a machine may lack",
 }
 CODE_FROM_DATA = (
