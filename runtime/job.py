@@ -83,7 +83,7 @@ def agree(facts: dict[str, str], transport: Transport) -> None:
 
 def used_axes(bundle: Bundle) -> set[str]:
     """The axes that the programs' collectives name, and those that own buffers, for collecting them."""
-    owners = {buffer.owner_axis for buffer in bundle.manifest.states().values()}
+    owners = {"data", *(buffer.owner_axis for buffer in bundle.manifest.states().values())}
     return owners.union(*(collective_axes(program) for program in bundle.programs.values()))
 
 

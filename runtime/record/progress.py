@@ -1,9 +1,9 @@
 """Progress of a run on the terminal of rank 0: a display that stays in place, or plain lines.
 
-The display is for a terminal. Ranks under mpirun write into its pipe, so the program that starts mpirun says
-whether its own output is a terminal: MOEC_TERMINAL is 1 or 0, and COLUMNS its width. Everywhere else (a file,
-a pipe, CI, TERM=dumb, no rich installed) there is a line for the first step, for the last, and every five
-seconds.
+The display is for a terminal. A rank that was launched cannot tell whether it writes to one: to a pipe, or to a
+terminal that the launcher made up (Open MPI), and where the launcher's output goes is not known. So whoever starts
+the launcher says it: MOEC_TERMINAL is 1 or 0, and COLUMNS is the width. Everywhere else (a file, a pipe, CI,
+TERM=dumb, no rich installed) there is a line for the first step, for the last, and every five seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TextIO
 
+from moec.runtime.launch import discover
 from moec.runtime.record.metrics import StepMetrics
 from moec.runtime.record.tally import (
     Figure,
@@ -100,16 +101,18 @@ def open_screen(stream: TextIO, environment: Mapping[str, str]) -> Screen:
         live = import_module("moec.runtime.record.live")
     except ImportError:  # a node with torch and mpi4py only
         return LineScreen(stream)
-    width = None if stream.isatty() else columns(environment)
+    width = columns(environment) if "MOEC_TERMINAL" in environment else None
     screen: Screen = live.LiveScreen(stream, width, colour=not environment.get("NO_COLOR"))
     return screen
 
 
 def shows_in_place(stream: TextIO, environment: Mapping[str, str]) -> bool:
     """Whether what is written to `stream` ends up on a terminal that can move its cursor."""
-    told = environment.get("MOEC_TERMINAL", "")
-    on_terminal = told == "1" if told in ("0", "1") else stream.isatty()
-    return on_terminal and environment.get("TERM") != "dumb"
+    if environment.get("TERM") == "dumb":
+        return False
+    if "MOEC_TERMINAL" in environment:
+        return environment["MOEC_TERMINAL"] == "1"
+    return discover(environment).kind == "single" and stream.isatty()
 
 
 def columns(environment: Mapping[str, str]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from moec.runtime.launch import discover
 from moec.runtime.record.metrics import MetricsWriter, StepMetrics
 from moec.runtime.record.progress import open_progress
 from moec.runtime.record.status import StatusFile
@@ -43,7 +45,7 @@ class RunRecord:
         self.out = out
         self.status = StatusFile(out / STATUS, steps=steps, world=world, bundle=bundle)
         self.metrics = MetricsWriter(out / METRICS)
-        self.progress = open_progress(steps)
+        self.progress = open_progress(steps, environment=_environment())
 
     def step(self, metrics: StepMetrics) -> None:
         """A step is done."""
@@ -56,3 +58,12 @@ class RunRecord:
         self.metrics.close()
         self.status.end()
         self.progress.finish({**files, "metrics": self.out / METRICS})
+
+
+def _environment() -> dict[str, str]:
+    """The environment, saying that nobody watches unless it says otherwise or no launcher is in between.
+
+    Open MPI gives ranks a pseudo-terminal, whatever becomes of their output.
+    """
+    told = {} if discover().kind == "single" else {"MOEC_TERMINAL": "0"}
+    return {**told, **os.environ}

@@ -175,7 +175,7 @@ def _start(ranks: int, arguments: list[str], transport: str | None) -> int:
     from moec.runtime.mpirun import start
 
     if sys.stdout.isatty():  # ranks write into a pipe: tell rank 0 that somebody watches
-        os.environ["MOEC_TERMINAL"] = "1"
+        os.environ.setdefault("MOEC_TERMINAL", "1")
         os.environ.setdefault("COLUMNS", str(os.get_terminal_size().columns))
     chosen = ["--transport", transport] if transport else []
     return start(ranks, [sys.executable, "-m", "moec", *arguments, *chosen])
