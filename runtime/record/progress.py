@@ -1,8 +1,8 @@
 """Progress of a run on the terminal of rank 0: a display that stays in place, or plain lines.
 
-The display is for a terminal. A rank that was launched cannot tell whether it writes to one: to a pipe, or to a
-terminal that the launcher made up (Open MPI), and where the launcher's output goes is not known. So whoever starts
-the launcher says it: MOEC_TERMINAL is 1 or 0, and COLUMNS is the width. Everywhere else (a file, a pipe, CI,
+The display is for a terminal. A rank that was launched cannot tell whether it has one: it writes into a pipe,
+or, under Open MPI, to a terminal made for it, wherever the launcher's own output goes. So whoever starts the
+launcher says it: MOEC_TERMINAL is 1 or 0, and COLUMNS is the width. Everywhere else (a file, a pipe, CI,
 TERM=dumb, no rich installed) there is a line for the first step, for the last, and every five seconds.
 """
 

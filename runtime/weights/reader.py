@@ -30,8 +30,9 @@ class WeightsReader(StoredTensors):
         self._index = read_index(directory)
         headers = {name: _header(directory, name, entry) for name, entry in self._index.files.items()}
         raise_listed(directory, _contradictions(self._index, headers))
+        paths = {name: directory / name for name in headers}
         located = {
-            name: Located(directory / entry.file, name, headers[entry.file][name])
+            name: Located(paths[entry.file], name, headers[entry.file][name])
             for name, entry in self._index.tensors.items()
         }
         super().__init__(directory, located)

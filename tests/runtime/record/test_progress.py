@@ -61,6 +61,10 @@ def test_the_display_in_place_is_for_terminals_and_for_whoever_says_that_there_i
     with os.fdopen(terminal, "w") as stream:
         assert type(open_screen(stream, {})).__name__ == "LiveScreen"
         assert type(open_screen(stream, {"MOEC_TERMINAL": "0"})).__name__ == "LineScreen"
+        # Open MPI makes a terminal for each rank, whatever its own output is.
+        launched = {"OMPI_COMM_WORLD_RANK": "0"}
+        assert type(open_screen(stream, launched)).__name__ == "LineScreen"
+        assert type(open_screen(stream, {**launched, "MOEC_TERMINAL": "1"})).__name__ == "LiveScreen"
     os.close(controller)
 
 
