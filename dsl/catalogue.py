@@ -232,7 +232,7 @@ STEPS_AND_EPOCHS = Kind(
 )
 MICRO_BATCHES = Kind(
     "MOE0804",
-    "more micro-batches than sequences",
+    "micro-batches do not divide the batch",
     "`micro_batches` splits the sequences of the global batch, so it divides their number.",
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from moec.dsl import catalogue as c
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
-from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, Mistake, SourceErrors, nearest
+from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, Mistake, SourceErrors, closest, nearest
 from moec.dsl.explicit import explicit
 from moec.dsl.load import load
 from moec.dsl.parse import parse_text
@@ -161,9 +161,8 @@ def _harmless(key: str, value: object) -> bool:
 def _unknown(key: str, value: object, known: Sequence[str]) -> Diagnostic:
     if key in MUST_BE_ZERO:
         return c.CONFIG_MISMATCH.at(None, f"`{key}` is {_show(value)}; only 0 is supported")
-    close = nearest(key, known)
     label = f"`{key[:80]}` is {_show(value)}, and the model text does not bind it"
-    return c.CONFIG_UNKNOWN.at(None, label, advice=close if close.startswith("did") else "")
+    return c.CONFIG_UNKNOWN.at(None, label, advice=closest(key, known))
 
 
 def _from(entry: m.ConfigEntry) -> str:

@@ -13,6 +13,8 @@ from typing import ParamSpec, TypeVar
 from moec.dsl.limits import DIAGNOSTICS
 from moec.dsl.source import Span
 
+_WORD, _NAMES = 64, 500  # looked at for a suggestion, which costs their product
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -119,11 +121,17 @@ def _reading_order(diagnostic: Diagnostic) -> tuple[str, int, str]:
     return (span.source.name, span.start, diagnostic.code) if span else ("", -1, diagnostic.code)
 
 
-def nearest(word: str, names: Sequence[str]) -> str:
-    """`did you mean ...?` for the closest of `names`, or the list of them if it is short, or nothing."""
-    close = get_close_matches(word[:64], names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean `{close[0]}`?"
-    if 0 < len(names) <= 12:
+def closest(word: str, names: Sequence[str]) -> str:
+    """`did you mean ...?` for the name closest to a misspelt word, or nothing."""
+    close = get_close_matches(word[:_WORD], names[:_NAMES], n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else ""
+
+
+def nearest(word: str, names: Sequence[str], hidden: Sequence[str] = ()) -> str:
+    """The closest name, or the list of `names` if it is short; `hidden` are suggested but not listed."""
+    found = closest(word, [*names, *hidden])
+    if not found and len(names) == 1:
+        return f"the only one is `{names[0]}`"
+    if not found and 0 < len(names) <= 12:
         return "one of: " + ", ".join(f"`{name}`" for name in names)
-    return ""
+    return found

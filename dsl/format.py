@@ -212,7 +212,7 @@ def _flat_inner(expr: s.Expr, grouped: tuple[type, ...]) -> str:
 
 def _number(number: s.Number) -> str:
     digits = number.text.replace("_", "")
-    text = group(int(digits)) if re.fullmatch(r"-?[0-9]+", digits) else number.text
+    text = group(int(digits)) if re.fullmatch(r"-?[0-9]{1,40}", digits) else number.text
     return f"{text} {number.word}" if number.word else text
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 # --- the text ---
 FILE_BYTES = 1 << 20
-TOKENS = 200_000
+TOKENS = 30_000
 NESTING = 64
 NAME_LENGTH = 128
+STRING_LENGTH = 1024
+BAD_CHARACTERS = 20  # runs of them reported before the rest of a text is given up
+ARGUMENTS = 64  # of a call
 NUMBER_LENGTH = 40  # characters of a literal
 NUMBER_EXPONENT = 300  # of ten, in absolute value
 USED_FILES = 32  # files reached by `use`, all together
@@ -36,5 +39,5 @@ MICRO_BATCHES = 65_536
 SEED = (1 << 63) - 1
 
 # --- the weight map ---
-TENSORS = 1_000_000  # spelled out one by one
+TENSORS = 400_000  # spelled out one by one
 NAMED_IN_MESSAGES = 3  # of the parameters or tensors at fault

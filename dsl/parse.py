@@ -28,6 +28,7 @@ _WORDS = {
     "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "USE": "`use`", "OF": "`of`",
     "ELSE": "`else`", "MATCH": "`match`", "$END": "the end",
 }  # fmt: skip
+_GOING_ON = frozenset(("PLUS", "DOTDOT", "OF", "PIPE", "DOT", "LPAR", "ELSE"))
 _VALUE = frozenset(("NAME", "NUMBER", "STRING", "LPAR", "LSQB", "MATCH"))
 
 
@@ -153,33 +154,48 @@ def _lark_token(token: Token) -> lark.Token:
 def _unexpected(token: Token, accepted: set[str], tokens: tuple[Token, ...], index: int) -> Diagnostic:
     if token.kind == "$END":
         return _unfinished(token, accepted, tokens)
-    found = "the end of the line" if token.kind == "SEP" and token.text != "," else f"`{token.text[:40]}`"
+    place, found = token.span, f"`{token.text[:40]}`"
     if token.kind == "SEP" and token.text != ",":
         previous = tokens[index - 1].span
-        token = Token(token.kind, token.text, Span(previous.source, previous.end, previous.end + 1))
-    return c.SYNTAX.at(token.span, f"expected {_expected(accepted)}, found {found}")
+        place, found = Span(previous.source, previous.end, previous.end + 1), "the end of the line"
+    in_arguments = token.kind == "EQ" and "COLON" in accepted
+    advice = "an argument is written `name: value`" if in_arguments else ""
+    label = f"expected {_expected(accepted)}, found {found}"
+    return c.SYNTAX.at(place, label, *_still_open(tokens[:index], token), advice=advice)
+
+
+def _still_open(before: tuple[Token, ...], token: Token) -> list[str]:
+    """A note on a `(` or `[` of an earlier line: the place where a closing partner is likely missing."""
+    opener = _innermost_open(before)
+    if opener is None or opener.kind == "LBRACE" or opener.span.line == token.span.line:
+        return []
+    return [f"the `{opener.text}` of line {opener.span.line} is still open"]
 
 
 def _unfinished(end: Token, accepted: set[str], tokens: tuple[Token, ...]) -> Diagnostic:
-    open_brackets: list[Token] = []
-    for token in tokens:
-        if token.kind in ("LPAR", "LSQB", "LBRACE"):
-            open_brackets.append(token)
-        elif token.kind in ("RPAR", "RSQB", "RBRACE") and open_brackets:
-            open_brackets.pop()
-    if open_brackets:
-        opener = open_brackets[-1]
+    opener = _innermost_open(tokens)
+    if opener is not None:
         return c.UNCLOSED.at(opener.span, f"this `{opener.text}` is never closed")
     return c.SYNTAX.at(tokens[-1].span if tokens else end.span, f"expected {_expected(accepted)} after this")
 
 
+def _innermost_open(tokens: tuple[Token, ...]) -> Token | None:
+    stack: list[Token] = []
+    for token in tokens:
+        if token.kind in ("LPAR", "LSQB", "LBRACE"):
+            stack.append(token)
+        elif token.kind in ("RPAR", "RSQB", "RBRACE") and stack:
+            stack.pop()
+    return stack[-1] if stack else None
+
+
 def _expected(accepted: set[str]) -> str:
-    kinds = set(accepted)
-    words = []
-    if kinds >= _VALUE:
-        words.append("a value")
-        kinds -= _VALUE
-    words += sorted(_WORDS[kind] for kind in kinds - {"$END", "UNIT"})
+    """What could stand there, in words; ways to go on with an expression only if nothing else could."""
+    kinds = accepted - {"$END", "UNIT"}
+    words = ["a value"] if kinds >= _VALUE else []
+    kinds -= _VALUE if words else set()
+    kinds = kinds - _GOING_ON or kinds
+    words += sorted(_WORDS[kind] for kind in kinds)
     return " or ".join((", ".join(words[:-1]), words[-1])) if len(words) > 1 else "".join(words) or "the end"
 
 

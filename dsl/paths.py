@@ -18,18 +18,24 @@ from functools import cache
 from moec.dsl import syntax as s
 from moec.dsl.diagnostics import DiagnosticBag, nearest
 from moec.dsl.parse import parse_expression
-from moec.dsl.resolve import put_setting
+from moec.dsl.resolve import put_setting, without_rivals
 from moec.dsl.source import SourceText, Span
-from moec.dsl.vocabulary import BLOCKS, CONSTRUCTS, MODEL, Construct, Param, find, of_role
+from moec.dsl.vocabulary import BLOCKS, CONSTRUCTS, MODEL, Construct, Param, Role, find, of_role
 
 Edit = Callable[[s.Expr], s.Expr]
 
 
 class NoPath(Exception):  # noqa: N818
-    """A path leads nowhere. `step` is the index of the first step that fails."""
+    """A path leads nowhere. `step` is the index of the first step that fails.
 
-    def __init__(self, step: int, label: str, names: Sequence[str] = (), word: str = "") -> None:
+    `absent`: the path is one of the language, and leads nowhere only because of a value such as `rope: none`.
+    """
+
+    def __init__(
+        self, step: int, label: str, names: Sequence[str] = (), word: str = "", absent: bool = False
+    ) -> None:
         super().__init__(label)
+        self.absent = absent
         self.step = step
         self.label = label
         self.advice = nearest(word, list(names)) if names else ""
@@ -44,6 +50,8 @@ def read(file: s.File, path: Sequence[str]) -> s.Expr:
         return value
 
     edit(file, path, keep)
+    if found[0] is _ABSENT:
+        raise NoPath(len(path) - 1, f"`{'.'.join(path)}` is not given", absent=True)
     return found[0]
 
 
@@ -87,7 +95,7 @@ def _in_block(file: s.File, kind: str, path: Sequence[str], change: Edit) -> s.F
     span = Span(file.span.source, 0, 0)
     block = file.block(kind) or s.Block(s.Name(kind, span), None, (), file.span)
     old = block.find(param.name)
-    value = _down(old.value if old else _default(param, 1), path, 2, change)
+    value = _down(old.value if old else _default(param), path, 2, change)
     changed = replace(block, body=tuple(_put(block.body, param, old, value)))
     if file.block(kind) is None:
         return replace(file, items=(*file.items, changed))
@@ -101,7 +109,8 @@ def _put(
         return [x for x in body if x is not old]
     if old is not None and old.value is value:
         return body
-    return put_setting(body, _setting(param.name, value, old))
+    setting = _setting(param.name, value, old)
+    return put_setting(without_rivals(body, [setting]), setting)
 
 
 def _setting(name: str, value: s.Expr, old: s.Setting | None) -> s.Setting:
@@ -127,13 +136,13 @@ def _default_text(text: str) -> s.Expr:
     return value
 
 
-def _default(param: Param, step: int) -> s.Expr:
-    """The default of an absent value; `<derived>` stands for one that follows from other values."""
-    if param.default is None:
-        raise NoPath(step, f"`{param.name}` is not given and has no default")
-    if param.derived:
-        source = SourceText("<derived>", "<derived>")
-        return s.String("<derived>", Span(source, 0, len(source.text)))
+_ABSENT = s.String("", Span(SourceText("<absent>", ""), 0, 0))
+
+
+def _default(param: Param) -> s.Expr:
+    """The default of an absent value; `_ABSENT` where there is none, or it follows from other values."""
+    if param.default is None or param.derived:
+        return _ABSENT
     return _default_text(param.default)
 
 
@@ -150,8 +159,10 @@ def _in_model(model: s.Block, path: Sequence[str], start: int, change: Edit) -> 
         if param is None or param.default is None:
             bound = [setting.key for setting in model.settings()]
             raise NoPath(start, f"the model has no `{name}`", [*bound, "layers", *BLOCKS], name)
-        setting = _setting(name, _down(_default(param, start), path, start + 1, change), None)
-        return replace(model, body=(*model.body, setting))
+        setting = _setting(name, _down(_default(param), path, start + 1, change), None)
+        sizes = [i for i, x in enumerate(model.body) if isinstance(x, s.Setting) and find(MODEL, x.key)]
+        place = max(sizes, default=-1) + 1
+        return replace(model, body=(*model.body[:place], setting, *model.body[place:]))
     value = _down(old.value, path, start + 1, change)
     changed = _setting(name, value, old) if value is not old.value else old
     return replace(model, body=tuple(changed if x is old else x for x in model.body))
@@ -188,7 +199,10 @@ def _down(value: s.Expr, path: Sequence[str], step: int, change: Edit) -> s.Expr
         value = s.Invoke(value, (), value.span)
     construct = CONSTRUCTS.get(value.name) if isinstance(value, s.Invoke) else None
     if not isinstance(value, s.Invoke) or construct is None:
-        raise NoPath(step, f"`{'.'.join(path[:step])}` is {s.describe(value)} and has no `{path[step]}`")
+        label = f"`{'.'.join(path[:step])}` is {s.describe(value)} and has no `{path[step]}`"
+        raise NoPath(
+            step, label, absent=value is _ABSENT or (isinstance(value, s.Ref) and value.text == "none")
+        )
     return _argument(value, construct, path, step, change)
 
 
@@ -206,7 +220,7 @@ def _argument(call: s.Invoke, construct: Construct, path: Sequence[str], step: i
         names = [p.name for p in construct.params]
         raise NoPath(step, f"`{construct.name}` has no argument `{path[step]}`", names, path[step])
     old = _given(call, construct, param)
-    current = old.value if old else _default(param, step)
+    current = old.value if old else _default(param)
     goes_on = construct.name == "moe" and step + 1 < len(path)
     inner = _IN_PARTS.get(param.name, _down) if goes_on else _down
     return _with_argument(call, param, old, inner(current, path, step + 1, change))
@@ -254,16 +268,22 @@ def _index(parts: Sequence[s.Expr], name: str) -> int | None:
 def _stage(router: s.Expr, path: Sequence[str], step: int, change: Edit) -> s.Expr:
     name, stages = path[step], _parts(router)
     if name not in of_role("stage"):
-        raise NoPath(step, f"there is no stage `{name}`", of_role("stage"), name)
+        raise NoPath(step, *_no_such("stage", name))
     index, construct = _index(stages, name), CONSTRUCTS[name]
     if construct.params:
         if index is None:
-            raise NoPath(step, f"the router has no stage `{name}`", [_part_name(x) for x in stages], name)
+            raise NoPath(step, f"the router has no stage `{name}`", absent=True)
         rest = path if len(path) > step + 1 else (*path, construct.params[0].name)
         stages[index] = _down(stages[index], rest, step + 1, change)
     else:
         stages = _switched(stages, name, index, change(_flag(index is not None, router.span)), step)
     return stages[0] if len(stages) == 1 else s.Pipe(tuple(stages), router.span)
+
+
+def _no_such(role: Role, name: str) -> tuple[str, list[str], str]:
+    if name in of_role(role, supported=False):
+        return f"`{name}` is not supported yet", [], name
+    return f"there is no `{name}`", of_role(role), name
 
 
 def _flag(value: bool, span: Span) -> s.Expr:
@@ -286,11 +306,11 @@ def _switched(stages: list[s.Expr], name: str, index: int | None, value: s.Expr,
 def _term(balance: s.Expr, path: Sequence[str], step: int, change: Edit) -> s.Expr:
     name, terms = path[step], _parts(balance)
     if name not in of_role("balance"):
-        raise NoPath(step, f"there is no loss term `{name}`", of_role("balance"), name)
+        raise NoPath(step, *_no_such("balance", name))
     index = _index(terms, name)
     if len(path) > step + 1:
         if index is None:
-            raise NoPath(step, f"`balance` has no term `{name}`")
+            raise NoPath(step, f"`balance` has no term `{name}`", absent=True)
         terms[index] = _down(terms[index], path, step + 1, change)
     else:
         terms = _weighted(terms, name, index, balance.span, change)

@@ -88,15 +88,17 @@ def _snippet(span: Span, label: str, margin: str) -> list[str]:
 
 def _window(span: Span, room: int) -> tuple[str, int, int]:
     """(the line, cut to `room` cells around the span, where the span starts in it, its length)."""
-    line = _clean(span.source.line_text(span.line))
-    start = min(span.column - 1, len(line))
+    raw = span.source.line_text(span.line)
+    skipped = max(0, span.column - 1 - 2 * COLUMNS)
+    line = _clean(raw[skipped : span.column + 4 * COLUMNS])
+    start = min(span.column - 1 - skipped, len(line))
     end = len(line) if span.last_line > span.line else min(start + span.end - span.start, len(line))
     line, end = line.rstrip(), max(min(end, len(line.rstrip())), start)
     if _cells(line) <= room:
         return line, start, end - start
     first = max(0, start - _CONTEXT)
     head = "..." if first else ""
-    cut = line[first:]
+    cut = line[first : first + room]
     while _cells(head + cut) > room - 3:
         cut = cut[:-1]
     tail = "..." if first + len(cut) < len(line) else ""

@@ -146,7 +146,7 @@ def _block_index(items: Sequence[s.Item], wanted: s.Item) -> int | None:
 
 
 def _merge_blocks(below: s.Block, above: s.Block) -> s.Block:
-    body = list(below.body)
+    body = without_rivals(below.body, above.settings())
     for statement in above.body:
         if isinstance(statement, s.Setting):
             body = put_setting(body, statement)
@@ -164,11 +164,16 @@ def _merge_blocks(below: s.Block, above: s.Block) -> s.Block:
     return s.Block(above.kind, header, tuple(body), above.span, above.trivia, tail)
 
 
+def without_rivals(body: Sequence[s.Statement], settings: Sequence[s.Setting]) -> list[s.Statement]:
+    """The statements without those that one of `settings` replaces under another name."""
+    given = (x for x in settings if not (isinstance(x.value, s.Ref) and x.value.text == "none"))
+    rivals = {RIVALS[setting.key] for setting in given if setting.key in RIVALS}
+    return [x for x in body if not (isinstance(x, s.Setting) and x.key in rivals)]
+
+
 def put_setting(body: Sequence[s.Statement], setting: s.Setting) -> list[s.Statement]:
     """The statements with this setting in the place of the one of its name, or at the end."""
-    is_none = isinstance(setting.value, s.Ref) and setting.value.text == "none"
-    rival = None if is_none else RIVALS.get(setting.key)
-    kept = [x for x in body if not (isinstance(x, s.Setting) and rival is not None and x.key == rival)]
+    kept = list(body)
     for index, statement in enumerate(kept):
         if isinstance(statement, s.Setting) and statement.key == setting.key:
             kept[index] = setting

@@ -238,8 +238,8 @@ class ModelSpec:
 class ParallelSpec:
     """Degrees as written; `None` is `rest`.
 
-    `expert_shard = None` means what `expert` leaves of a shard group. Where `replicate` was not given, it is 1, or
-    what is left of the ranks if their number is given from outside.
+    `expert_shard = None` means what `expert` leaves of a shard group. Where `replicate` was not given, it is
+    1, or what is left of the ranks if their number is given from outside.
     """
 
     expert: int | None = 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from moec.dsl import catalogue as c
 from moec.dsl.diagnostics import DiagnosticBag, Mistake
-from moec.dsl.limits import NAME_LENGTH, NESTING, TOKENS
+from moec.dsl.limits import BAD_CHARACTERS, NAME_LENGTH, NESTING, STRING_LENGTH, TOKENS
 from moec.dsl.source import SourceText, Span
 
 KEYWORDS = {"use": "USE", "match": "MATCH", "of": "OF", "else": "ELSE"}
@@ -23,8 +23,8 @@ _OPERATORS = {
 _CLOSER = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 
 # Between these and the next line, or before these on a new line, an expression goes on.
-_GOES_ON_AFTER = frozenset(("EQ", "PLUSEQ", "PIPE", "PLUS", "ARROW", "DOT", "DOTDOT", "OF", "ELSE", "MATCH"))
-_GOES_ON_BEFORE = frozenset(("PIPE", "PLUS", "ARROW", "DOTDOT", "OF", "ELSE", "EQ", "PLUSEQ", "DOT"))
+_GOES_ON_AFTER = frozenset(("PIPE", "PLUS", "ARROW", "DOT", "DOTDOT", "OF", "ELSE", "MATCH"))
+_GOES_ON_BEFORE = frozenset(("PIPE", "PLUS", "ARROW", "DOTDOT", "OF", "ELSE", "DOT"))
 
 _NUMBER = r"-?[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?"
 _SUFFIX = r"(?:[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z]+)?)?"
@@ -86,6 +86,7 @@ def tokenize(source: SourceText, bag: DiagnosticBag, start: int = 0) -> Tokens:
 
 
 def _scan(source: SourceText, bag: DiagnosticBag, start: int) -> Iterator[Token]:
+    bad = 0
     byte_order_mark = start == 0 and source.text.startswith("\ufeff")
     for found in _TOKEN.finditer(source.text, 1 if byte_order_mark else start):
         group, text = str(found.lastgroup), found.group()
@@ -95,9 +96,14 @@ def _scan(source: SourceText, bag: DiagnosticBag, start: int) -> Iterator[Token]
                 continue
             case "bad":
                 bag.add(c.BAD_CHARACTER.at(span, f"unexpected {_show(text)}"))
+                bad += 1
+                if bad == BAD_CHARACTERS:
+                    return
             case "open_string":
                 bag.add(c.OPEN_STRING.at(span, 'expected `"` before the end of the line'))
                 yield Token("STRING", text + '"', span)
+            case "string" if len(text) > STRING_LENGTH:
+                bag.add(c.TOO_LARGE.at(span, f"a string has at most {STRING_LENGTH} characters"))
             case "name" if len(text) > NAME_LENGTH:
                 bag.add(c.TOO_LARGE.at(span, f"a name has at most {NAME_LENGTH} characters"))
             case "name":

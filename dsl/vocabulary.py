@@ -187,9 +187,10 @@ _PARTS = (
 CONSTRUCTS: dict[str, Construct] = {construct.name: construct for construct in (*_COMPONENTS, *_PARTS)}
 
 
-def of_role(*roles: Role) -> list[str]:
-    """The names of a role, for `did you mean`."""
-    return [construct.name for construct in CONSTRUCTS.values() if construct.role in roles]
+def of_role(*roles: Role, supported: bool = True) -> list[str]:
+    """The names of some roles, those that can be compiled or those that cannot yet."""
+    found = (x for x in CONSTRUCTS.values() if x.role in roles and x.supported == supported)
+    return [construct.name for construct in found]
 
 
 MODEL = (

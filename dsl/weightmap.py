@@ -16,8 +16,8 @@ from moec.dsl import catalogue as c
 from moec.dsl import parameters
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
-from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
-from moec.dsl.limits import NAMED_IN_MESSAGES, TENSORS
+from moec.dsl.diagnostics import DiagnosticBag, Mistake, closest, nearest
+from moec.dsl.limits import DIAGNOSTICS_SHOWN, NAMED_IN_MESSAGES, TENSORS
 from moec.dsl.quantities import group
 from moec.dsl.source import Span
 
@@ -163,12 +163,11 @@ def _report_unmapped(
     names = [f"`{name}`" for name in list(unmapped.values())[:NAMED_IN_MESSAGES]]
     more = f" and {len(unmapped) - len(names)} more" if len(unmapped) > len(names) else ""
     first = next(iter(unmapped))
-    close = nearest(_shown(first), [_shown(shape) for shape in rules])
     notes = (
         f"a rule for it starts with `{_left_side(first)} = `",
         "`--set checkpoint=none` leaves the weight map out",
     )
-    advice = close if close.startswith("did") else ""
+    advice = closest(_left_side(first), [_left_side(shape) for shape in rules])
     bag.add(c.UNMAPPED.at(block, f"no tensor for {', '.join(names)}{more}", *notes, advice=advice))
 
 
@@ -216,9 +215,9 @@ def possible_shapes(model: s.Block) -> set[str]:
 
 def report_impossible(rules: dict[str, Rule], possible: set[str], bag: DiagnosticBag) -> None:
     """A rule whose left side no setting can make match is a misspelling."""
-    for shape, rule in rules.items():
-        if shape not in possible:
-            close = nearest(_left_side(shape), sorted(map(_left_side, possible)))
-            advice = close if close.startswith("did") else ""
-            label = f"the model can have no parameter `{_left_side(shape)}`"
-            bag.add(c.NO_SUCH_PARAMETER.at(rule.span, label, advice=advice))
+    names = sorted(map(_left_side, possible))
+    impossible = [rule for shape, rule in rules.items() if shape not in possible]
+    for rule in impossible[:DIAGNOSTICS_SHOWN]:
+        left = _left_side(rule.shape)
+        label = f"the model can have no parameter `{left}`"
+        bag.add(c.NO_SUCH_PARAMETER.at(rule.span, label, advice=closest(left, names)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from moec.dsl import catalogue as c
+from moec.dsl import limits
 from moec.dsl import syntax as s
 from moec.dsl.check.values import not_yet
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
@@ -66,7 +67,7 @@ def callee(expr: s.Expr, roles: Sequence[Role], expected: str) -> tuple[Construc
         raise Mistake(c.WRONG_TYPE.at(expr.span, f"expected {expected}, found {s.describe(expr)}"))
     construct = CONSTRUCTS.get(call.name)
     if construct is None:
-        advice = nearest(call.name, of_role(*roles))
+        advice = nearest(call.name, of_role(*roles), of_role(*roles, supported=False))
         raise Mistake(c.UNKNOWN_COMPONENT.at(call.callee.span, f"expected {expected}", advice=advice))
     if construct.role not in roles:
         raise Mistake(c.MISPLACED.at(call.callee.span, f"expected {expected}, found `{call.name}`"))
@@ -78,6 +79,8 @@ def callee(expr: s.Expr, roles: Sequence[Role], expected: str) -> tuple[Construc
 def bind(construct: Construct, call: s.Invoke, bag: DiagnosticBag) -> Arguments:
     """Report unknown, repeated, unnamed and missing arguments; keep the others."""
     given: dict[str, s.Expr] = {}
+    if len(call.arguments) > limits.ARGUMENTS:
+        raise Mistake(c.TOO_LARGE.at(call.callee.span, f"a call has at most {limits.ARGUMENTS} arguments"))
     for index, argument in enumerate(call.arguments):
         name = bag.attempt(_parameter, construct, argument, index)
         if name is None:

@@ -77,6 +77,7 @@ def _config(
 ) -> tuple[tuple[m.ConfigEntry, ...], tuple[str, ...]]:
     entries: list[m.ConfigEntry] = []
     ignored: tuple[str, ...] = ()
+    seen: set[str] = set()
     for block in (x for x in checkpoint.body if isinstance(x, s.Block)):
         if block.kind.text != "config":
             advice = nearest(block.kind.text, ["config"])
@@ -89,17 +90,15 @@ def _config(
                 continue
             entry = bag.attempt(_entry, setting, file)
             entries += [entry] if entry is not None else []
-    _report_repeated_keys(entries, checkpoint, bag)
+            _report_repeated_keys(setting, seen, bag)
     return tuple(entries), ignored
 
 
-def _report_repeated_keys(entries: list[m.ConfigEntry], checkpoint: s.Block, bag: DiagnosticBag) -> None:
-    seen: set[str] = set()
-    for entry in entries:
-        for key in entry.keys:
-            if key in seen:
-                bag.add(c.DUPLICATE.at(checkpoint.kind.span, f"the config key `{key}` is given twice"))
-            seen.add(key)
+def _report_repeated_keys(setting: s.Setting, seen: set[str], bag: DiagnosticBag) -> None:
+    for target in setting.targets:
+        if target.text in seen:
+            bag.add(c.DUPLICATE.at(target.span, f"`{target.text}` is given twice"))
+        seen.add(target.text)
 
 
 def _entry(setting: s.Setting, file: s.File) -> m.ConfigEntry:
@@ -129,7 +128,8 @@ def _paths(value: s.Expr, file: s.File) -> tuple[str, ...]:
         try:
             read(file, ref.names)
         except NoPath as error:
-            raise Mistake(c.CONFIG_PATH.at(ref.span, error.label, advice=error.advice)) from None
+            if not error.absent:
+                raise Mistake(c.CONFIG_PATH.at(ref.span, error.label, advice=error.advice)) from None
     return tuple(ref.text for ref in refs)
 
 

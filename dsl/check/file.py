@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moec.dsl import catalogue as c
+from moec.dsl import limits
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
 from moec.dsl.check.checkpoint import check_checkpoint
@@ -18,24 +19,19 @@ def check_file(file: s.File, bag: DiagnosticBag) -> m.Spec:
     """Check everything. Raises SourceErrors with all diagnostics of the bag, those from before included."""
     _check_items(file, bag)
     block = file.block("model")
-    if block is None:
-        if not len(bag):
-            bag.add(c.NO_MODEL.at(file.span, "expected `use NAME` or `model NAME { ... }`"))
-        bag.raise_if_any()
-    assert block is not None
-    model = check_model(block, bag)
-    model_is_sound = not len(bag)
-    spec = m.Spec(
-        model=model,
-        parallel=check_parallel(file.block("parallel"), bag),
-        precision=check_precision(file.block("precision"), bag),
-        memory=check_memory(file.block("memory"), bag),
-        train=check_train(file.block("train"), model.context, bag),
-        checkpoint=check_checkpoint(file.block("checkpoint"), file, model if model_is_sound else None, bag),
-        text=format_file(file),
-    )
+    if block is None and not len(bag):
+        bag.add(c.NO_MODEL.at(file.span, "expected `use NAME` or `model NAME { ... }`"))
+    model = check_model(block, bag) if block is not None else None
+    sound = None if len(bag) else model
+    context = model.context if model is not None else limits.CONTEXT
+    parallel = check_parallel(file.block("parallel"), bag)
+    precision = check_precision(file.block("precision"), bag)
+    memory = check_memory(file.block("memory"), bag)
+    train = check_train(file.block("train"), context, bag)
+    checkpoint = check_checkpoint(file.block("checkpoint"), file, sound, bag)
     bag.raise_if_any()
-    return spec
+    assert sound is not None
+    return m.Spec(sound, parallel, precision, memory, train, checkpoint, format_file(file))
 
 
 def _check_items(file: s.File, bag: DiagnosticBag) -> None:

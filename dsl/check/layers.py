@@ -48,7 +48,8 @@ def layers(block: s.Block, components: Components, scope: Scope) -> tuple[m.Laye
     total = _count(block, scope)
     if len(block.body) > limits.EQUATIONS:
         raise Mistake(c.TOO_LARGE.at(block.kind.span, f"a layer has at most {limits.EQUATIONS} equations"))
-    reader = _Reader(components, scope, total)
+    assigned = {x.targets[0].simple or "" for x in block.body if isinstance(x, s.Setting)}
+    reader = _Reader(components, scope, total, frozenset(assigned - {STREAM}))
     equations = [components.bag.attempt(reader.equation, item) for item in block.body]
     if not block.body:
         components.bag.add(
@@ -71,8 +72,8 @@ def head(expr: s.Expr, components: Components) -> m.Head:
         raise Mistake(c.BAD_HEAD.at(expr.span, f"expected `linear(...)`, found {s.describe(expr)}"))
     reader = _Reader(components, Scope({}), 0)
     chain = reader.chain(_only_argument(expr))
-    if chain is None:
-        raise Mistake(c.BAD_HEAD.at(expr.span, "the components of this are not sound"))
+    if chain is None:  # reported at the binding
+        return m.Head(m.Var(STREAM))
     calls = _name_calls(chain, 0, in_layer=False)
     _check_unique(calls, components.bag)
     return m.Head(_expression(calls, expr.span), expr.span.origin())
@@ -117,6 +118,7 @@ class _Reader:
     components: Components
     scope: Scope
     layers: int
+    locals: frozenset[str] = frozenset()  # names assigned in the layer, which is not supported yet
 
     def equation(self, statement: s.Statement) -> _Equation | None:
         """None where the fault has been reported already, at the binding of a component."""
@@ -144,6 +146,8 @@ class _Reader:
             raise Mistake(
                 c.BAD_EQUATION.at(expr.span, f"expected `{STREAM}` or a call, found {s.describe(expr)}")
             )
+        if expr.text in self.locals:
+            raise not_yet(expr, f"the local name `{expr.text}` in a layer")
         if expr.text != STREAM:
             advice = nearest(expr.text, [STREAM])
             label = f"expected `{STREAM}`, the residual stream, found `{expr.text}`"

@@ -77,7 +77,8 @@ def _setting(statement: s.Statement, kind: str) -> str:
         raise Mistake(c.MISPLACED.at(statement.span, "a setting is `name = value`"))
     param = find(BLOCKS[kind], target.simple)
     if param is None:
-        advice = nearest(target.simple, [p.name for p in BLOCKS[kind]])
+        listed = [p.name for p in BLOCKS[kind] if p.supported]
+        advice = nearest(target.simple, listed, [p.name for p in BLOCKS[kind]])
         label = f"`{kind}` has no setting `{target.simple}`"
         raise Mistake(c.UNKNOWN_SETTING.at(target.span, label, advice=advice))
     if not param.supported:
@@ -95,9 +96,7 @@ def check_parallel(block: s.Block | None, bag: DiagnosticBag) -> m.ParallelSpec:
         bag.add(c.TWO_RESTS.at(found.span(rests[-1]), label))
     expert_shard = found.read("expert_shard", partial(_degree, "expert_shard"), None)
     given = found.has("replicate")
-    return m.ParallelSpec(
-        **degrees, expert_shard=expert_shard, replicate_given=given, origin=found.origin()
-    )
+    return m.ParallelSpec(**degrees, expert_shard=expert_shard, replicate_given=given, origin=found.origin())
 
 
 def _degree(name: str, expr: s.Expr) -> int | None:

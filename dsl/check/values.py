@@ -119,7 +119,7 @@ def word(expr: s.Expr, what: str, words: tuple[str, ...], later: tuple[str, ...]
     if expr.text in later:
         raise not_yet(expr, f"`{what} = {expr.text}`")
     if expr.text not in words:
-        advice = nearest(expr.text, [*words, *later])
+        advice = nearest(expr.text, words, later)
         raise Mistake(c.UNKNOWN_NAME.at(expr.span, f"`{expr.text}` is no value of {what}", advice=advice))
     return expr.text
 
