@@ -26,7 +26,7 @@ help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 train: $(VENV)/.run
-	$(BIN)/moec run tiny -n 2 --data builtin:python-docs --out runs/tiny
+	$(BIN)/moec run tiny -n 2 --set parallel.expert=2 --set parallel.shard=2 --data builtin:python-docs --out runs/tiny
 
 # Ranks share few cores in tests: threads of their own would only get in each other's way.
 test test-all bench goldens: export OMP_NUM_THREADS = 1
