@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .abi.instructions import COLLECTIVE_STARTS, INSTRUCTIONS
-from .abi.program import Argument, Instruction, Program, Ref, map_refs, refs, uses
+from .abi.program import Argument, Instruction, Program, map_refs, refs, uses
 from .errors import InternalError
 from .transport.api import Group
 
@@ -46,14 +46,18 @@ class _Hole:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One instruction, ready to run: `arguments` with holes for values at `direct` and `nested` positions."""
+    """One instruction, ready to run: `arguments` with holes for values at `direct` and `nested` positions.
+
+    `keywords` have holes under the names in `named`.
+    """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     direct: tuple[tuple[int, int], ...]  # (position, slot)
     nested: tuple[int, ...]  # positions
-    result: int
+    named: tuple[str, ...]
+    result: int | None  # None where nothing reads it
     frees: tuple[int, ...]
     instruction: Instruction
 
@@ -64,7 +68,7 @@ class _Code:
     calls: tuple[_Call, ...]
     inputs: int
     unused: tuple[int, ...]  # slots of inputs that nothing reads
-    slots: int  # the last one takes results that nothing reads
+    slots: int
     outputs: tuple[Any, ...]
 
 
@@ -92,14 +96,20 @@ class Executor:
                 filled[position] = frame[slot]
             for position in call.nested:
                 filled[position] = _fill(call.arguments[position], frame)
+            keywords = call.keywords
+            if call.named:
+                keywords = keywords | {name: _fill(keywords[name], frame) for name in call.named}
             for slot in call.frees:
                 frame[slot] = None
             try:
-                frame[call.result] = call.function(*filled, **call.keywords)
+                result = call.function(*filled, **keywords)
             except ExecutionError:
                 raise
             except Exception as cause:
                 raise ExecutionError(program, call.instruction, cause) from cause
+            if call.result is not None:
+                frame[call.result] = result
+            del result
         return tuple(_fill(output, frame) for output in code.outputs)
 
     def _compile(self, program: Program) -> _Code:
@@ -107,30 +117,28 @@ class Executor:
         for instruction in program.instructions:
             slots[instruction.name] = len(slots)
         last, read = _last_uses(program)
-        nowhere = len(slots)
-        results = {name: slot if name in read else nowhere for name, slot in slots.items()}
-        calls = tuple(self._call(i, slots, results[i.name], last) for i in program.instructions)
-        outputs = tuple(map_refs(output, lambda name: _Hole(slots[name])) for output in program.outputs)
+        calls = tuple(
+            self._call(i, slots, slots[i.name] if i.name in read else None, last)
+            for i in program.instructions
+        )
+        outputs = tuple(_template(output, slots) for output in program.outputs)
         unused = tuple(slots[name] for name in program.inputs if name not in read)
-        return _Code(program.name, calls, len(program.inputs), unused, nowhere + 1, outputs)
+        return _Code(program.name, calls, len(program.inputs), unused, len(slots), outputs)
 
     def _call(
-        self, instruction: Instruction, slots: dict[str, int], result: int, last: dict[str, set[str]]
+        self, instruction: Instruction, slots: dict[str, int], result: int | None, last: dict[str, set[str]]
     ) -> _Call:
-        arguments = tuple(map_refs(a, lambda name: _Hole(slots[name])) for a in instruction.arguments)
-        direct = tuple((i, a.slot) for i, a in enumerate(arguments) if isinstance(a, _Hole))
-        nested = tuple(
-            i for i, a in enumerate(instruction.arguments) if isinstance(a, tuple) and any(refs(a))
-        )
-        keywords = {key: _constant(a) for key, a in instruction.keywords}
+        arguments = tuple(_template(a, slots) for a in instruction.arguments)
+        keywords = {key: _template(a, slots) for key, a in instruction.keywords}
         if instruction.op in _FACTORIES:
             keywords["device"] = self.device
         return _Call(
             function=self._function(instruction),
-            arguments=tuple(_constant(a) if i not in nested else a for i, a in enumerate(arguments)),
+            arguments=arguments,
             keywords=keywords,
-            direct=direct,
-            nested=nested,
+            direct=tuple((i, a.slot) for i, a in enumerate(arguments) if isinstance(a, _Hole)),
+            nested=tuple(i for i, a in enumerate(arguments) if isinstance(a, tuple)),
+            named=tuple(key for key, a in instruction.keywords if any(refs(a))),
             result=result,
             frees=tuple(slots[name] for name in last.get(instruction.name, ())),
             instruction=instruction,
@@ -180,6 +188,7 @@ def _last_uses(program: Program) -> tuple[dict[str, set[str]], set[str]]:
 
 
 def _fill(template: Any, frame: Sequence[Any]) -> Any:
+    """What a template stands for: values for holes, lists for tuples."""
     if isinstance(template, _Hole):
         return frame[template.slot]
     if isinstance(template, tuple):
@@ -187,8 +196,8 @@ def _fill(template: Any, frame: Sequence[Any]) -> Any:
     return template
 
 
-def _constant(argument: Argument) -> Any:
-    """A constant argument as torch takes it: lists for tuples."""
-    if isinstance(argument, tuple):
-        return [_constant(part) for part in argument]
-    return None if isinstance(argument, _Hole | Ref) else argument
+def _template(argument: Argument, slots: Mapping[str, int]) -> Any:
+    """An argument with holes for its values; what has none is as torch takes it, with lists for tuples."""
+    if not any(refs(argument)):
+        return _fill(argument, ())
+    return map_refs(argument, lambda name: _Hole(slots[name]))
