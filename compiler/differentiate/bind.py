@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from moec.compiler.graph import ORIGIN
 from moec.dsl.spec import Origin
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer, Slot
@@ -57,7 +58,7 @@ def bind(cut: Split, buffers: tuple[Buffer, ...]) -> DifferentiatedRegion:
     paths = [region.parameters[joint.parameters.index(node)].path for node in cut.backward_parameters]
     backward_parameters = dict(zip(paths, _placeholders(cut.backward), strict=False))
     used = _bind_parameters(cut.backward, backward_parameters, buffers)
-    _pack_gradients(cut.backward, [p.path for p in region.parameters], buffers)
+    _pack_gradients(cut.backward, [p.path for p in region.parameters], buffers, region.origin)
     return DifferentiatedRegion(
         kind=region.kind,
         buffers=buffers,
@@ -105,7 +106,7 @@ def _replace_by_view(graph: fx.Graph, old: fx.Node, whole: fx.Node, slot: Slot, 
     graph.erase_node(old)
 
 
-def _pack_gradients(graph: fx.Graph, paths: list[str], buffers: tuple[Buffer, ...]) -> None:
+def _pack_gradients(graph: fx.Graph, paths: list[str], buffers: tuple[Buffer, ...], at: Origin) -> None:
     output = graph.output_node()
     (returned,) = output.args
     assert isinstance(returned, tuple)
@@ -115,4 +116,5 @@ def _pack_gradients(graph: fx.Graph, paths: list[str], buffers: tuple[Buffer, ..
         with graph.inserting_before(output):
             gradients = [by_path[slot.path] for slot in buffer.slots]
             packed.append(graph.call_function(machine_ops.pack, (gradients, buffer.numel)))
+        packed[-1].meta[ORIGIN] = at
     output.args = ((*packed, *returned[len(paths) :]),)

@@ -102,6 +102,8 @@ def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str] | None
     graph.set_codegen(fx.graph.CodeGen())  # flat arguments, as they are
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     parameters, values = len(region.parameters), len(region.inputs)
+    for node, source in zip(placeholders, (*region.parameter_nodes(), *region.input_nodes()), strict=False):
+        node.meta[ORIGIN] = origin(source)
     return Joint(
         region=region,
         graph=graph,
@@ -119,8 +121,10 @@ class _Annotating(fx.Interpreter):
         self.seen: set[GradNode] = set()
 
     def run_node(self, n: fx.Node) -> Any:
+        # As the base class does it, but for what it says about traced nodes: that would undo the annotation.
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
         with fx.traceback.annotate({ORIGIN: origin(n)}):
-            result = super().run_node(n)
+            result = getattr(self, n.op)(n.target, args, kwargs)
         for leaf in torch.utils._pytree.tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
                 self._mark(leaf.grad_fn, origin(n))

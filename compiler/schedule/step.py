@@ -45,6 +45,7 @@ def build_step(
 ) -> Step:
     """Schedule a step of `micro_batches` micro-batches. Without `update` it stops at finished gradients."""
     scheduler = _Scheduler(micro_batch, mesh)
+    scheduler.nodes.at = train.origin
     losses, loads, counts = scheduler.micro_batches(micro_batches)
     norm = scheduler.reduce_gradients(train.optimizer.origin)
     if update:
