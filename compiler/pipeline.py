@@ -101,7 +101,7 @@ def partition(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
     """One rank's part of a region."""
     placed = place(region, mesh)
     propagate(placed)
-    verify_placed(placed)
+    verify_placed(placed, mesh)
     insert_redistribution(placed, mesh)
     verify_marked(placed, mesh)
     lower_redistribution(placed, mesh)

@@ -10,8 +10,6 @@ yet, so edges may join values of two layouts. `insert_redistribution` looks at e
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import fx
 
@@ -22,44 +20,11 @@ from moec.compiler.graph import (
     VAL,
     PartitionedRegion,
     ReferenceRegion,
-    layout,
-    parameter_path,
     set_layout,
 )
-from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
 from moec.runtime.abi.mesh import Mesh
 
-DATA = "data"
-EXPERT = "expert"
-
-_INPUTS: dict[str, Layout] = {
-    "tokens": Batch(),
-    "targets": Batch(),
-    "sequences": Batch(),
-    "x": Batch(),
-    "choices": Partial(DATA),
-    "probabilities": Partial(DATA),
-    "aux": Partial(DATA),
-    "z": Partial(DATA),
-    "micro_tokens": Whole(),
-    "batch_tokens": Whole(),
-    "loss_tokens": Whole(),
-}
-
-_SUMMANDS: frozenset[Callable[..., object]] = frozenset(
-    {
-        torch.zeros,  # a statistic before the first layer: nothing yet, on every rank
-        model_ops.expert_load,
-        model_ops.probability_sum,
-        model_ops.square_logsumexp_sum,
-        model_ops.accumulate,
-        model_ops.balance_loss,
-        model_ops.per_token,
-        model_ops.weighted_sum,
-        model_ops.cross_entropy,
-    }
-)
-"""What these compute from one rank's tokens are summands of the value for all tokens."""
+from .results import result
 
 
 def place(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
@@ -80,7 +45,10 @@ def place(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
     _cut_experts(placed, mesh)
     for node in placed.nodes():
         if node.op != "output":
-            set_layout(node, _layout_of(node, placed, mesh))
+            found = result(node, placed, mesh)
+            if found is None:
+                raise InternalCompilerError(f"{region.kind}: {node.format_node()} joins different layouts")
+            set_layout(node, found)
     return placed
 
 
@@ -103,29 +71,3 @@ def _cut_experts(region: PartitionedRegion, mesh: Mesh) -> None:
             chosen, experts = node.args
             assert isinstance(experts, int)
             node.args = (chosen, -(-experts // mesh.expert) * mesh.expert)
-
-
-def _layout_of(node: fx.Node, region: PartitionedRegion, mesh: Mesh) -> Layout:
-    if node.op == "placeholder":
-        return _placeholder_layout(node, region, mesh)
-    if node.target in _SUMMANDS:
-        return Partial(DATA)
-    found = {layout(argument) for argument in node.all_input_nodes}
-    if node.target is model_ops.expert_mm:
-        weight = node.args[1]
-        assert isinstance(weight, fx.Node)
-        return layout(weight) if isinstance(layout(weight), AtExperts) else Batch()
-    if node.target in (model_ops.combine, model_ops.dispatch) or Batch() in found:
-        return Batch()
-    if len(found) == 1:
-        return found.pop()
-    raise InternalCompilerError(f"{region.kind}: {node.format_node()} joins {', '.join(map(str, found))}")
-
-
-def _placeholder_layout(node: fx.Node, region: PartitionedRegion, mesh: Mesh) -> Layout:
-    path = parameter_path(node)
-    if path is None:
-        name = region.inputs[region.input_nodes().index(node)]
-        return _INPUTS[name]
-    experts = next(p.experts for p in region.parameters if p.path == path)
-    return AtExperts(EXPERT) if experts is not None and mesh.expert > 1 else Whole()

@@ -6,15 +6,13 @@ is waited for, once, in the same graph; nothing but the graph's ports crosses fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import fx
 
 from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.instructions import COLLECTIVE_STARTS, UnknownInstructionError, name_of
 
-from .report import check
+from .report import Problems, check
 
 
 def verify_differentiated(region: DifferentiatedRegion) -> None:
@@ -41,7 +39,7 @@ def verify_differentiated(region: DifferentiatedRegion) -> None:
         check(f"{region.kind}.{name}", graph, problems)
 
 
-def instructions(graph: fx.Graph) -> Iterator[tuple[fx.Node, str]]:
+def instructions(graph: fx.Graph) -> Problems:
     """Every operation is an instruction, and every start of a collective has its one wait."""
     for node in graph.nodes:
         if node.op != "call_function":
@@ -57,7 +55,7 @@ def instructions(graph: fx.Graph) -> Iterator[tuple[fx.Node, str]]:
                 yield node, f"is waited for {len(waits)} times"
 
 
-def _views(graph: fx.Graph, sizes: dict[str, int]) -> Iterator[tuple[fx.Node, str]]:
+def _views(graph: fx.Graph, sizes: dict[str, int]) -> Problems:
     for node in graph.nodes:
         if node.target is machine_ops.parameter:
             whole, offset, shape = node.args
@@ -68,7 +66,7 @@ def _views(graph: fx.Graph, sizes: dict[str, int]) -> Iterator[tuple[fx.Node, st
                 yield node, f"reaches past the end of {whole.name}"
 
 
-def _ports(graph: fx.Graph, inputs: int, outputs: int) -> Iterator[tuple[fx.Node, str]]:
+def _ports(graph: fx.Graph, inputs: int, outputs: int) -> Problems:
     output = graph.output_node()
     found = sum(node.op == "placeholder" for node in graph.nodes)
     if found != inputs:

@@ -8,18 +8,19 @@ partitioned    every value has a layout; once closed, no edge joins two layouts 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from moec.compiler import exchange_ops, model_ops
-from moec.compiler.graph import LAYOUT, ORIGIN, VAL, PartitionedRegion, ReferenceRegion, Region, value
+from moec.compiler.graph import LAYOUT, ORIGIN, VAL, PartitionedRegion, ReferenceRegion, Region, layout, value
 from moec.compiler.passes.requirements import open_edges
+from moec.compiler.passes.results import port, result
 from moec.runtime.abi.mesh import AXES, Mesh
 
-from .report import check
+from .report import Problems, check
 
 _BUILTINS = {torch.zeros, operator.getitem}
 _OF_THE_MODEL = {f for f in vars(model_ops).values() if callable(f) and f.__module__ == model_ops.__name__}
@@ -31,14 +32,15 @@ def verify_reference(region: ReferenceRegion) -> None:
     check(region.kind, region.graph, [*_common(region, _OF_THE_MODEL), *_shapes(region)])
 
 
-def verify_placed(region: PartitionedRegion) -> None:
+def verify_placed(region: PartitionedRegion, mesh: Mesh) -> None:
     """After `place`: layouts everywhere; edges may still join two."""
-    check(region.kind, region.graph, [*_common(region, _OF_THE_MODEL | _EXCHANGE), *_layouts(region)])
+    problems = [*_common(region, _OF_THE_MODEL | _EXCHANGE), *_layouts(region, mesh)]
+    check(region.kind, region.graph, problems)
 
 
 def verify_marked(region: PartitionedRegion, mesh: Mesh) -> None:
     """After `insert_redistribution`: no edge joins two layouts."""
-    problems = [*_common(region, _OF_THE_MODEL | _EXCHANGE), *_layouts(region), *_open(region, mesh)]
+    problems = [*_common(region, _OF_THE_MODEL | _EXCHANGE), *_layouts(region, mesh), *_open(region, mesh)]
     check(region.kind, region.graph, problems)
 
 
@@ -46,15 +48,12 @@ def verify_partitioned(region: PartitionedRegion, mesh: Mesh) -> None:
     """After `lower_redistribution`: closed, no mark left, every collective on an axis of several ranks."""
     problems = [
         *_common(region, _OF_THE_MODEL | _EXCHANGE - {exchange_ops.redistribute}),
-        *_layouts(region),
+        *_layouts(region, mesh),
         *_open(region, mesh),
         *_axes(region, mesh),
         *_shapes(region),
     ]
     check(region.kind, region.graph, problems)
-
-
-Problems = Iterator[tuple[fx.Node, str]]
 
 
 def _common(region: Region, allowed: set[Callable[..., Any]]) -> Problems:
@@ -94,10 +93,19 @@ def _types(found: Any) -> Any:
     return tuple(_types(f) for f in found) if isinstance(found, tuple) else type(found)
 
 
-def _layouts(region: PartitionedRegion) -> Problems:
+def _layouts(region: PartitionedRegion, mesh: Mesh) -> Problems:
     for node in region.nodes():
-        if node.op != "output" and LAYOUT not in node.meta:
+        if node.op == "output":
+            continue
+        if LAYOUT not in node.meta:
             yield node, "has no layout"
+        elif all(LAYOUT in argument.meta for argument in node.all_input_nodes):
+            found = result(node, region, mesh)
+            if found != layout(node):
+                yield node, f"says {layout(node)}, but gives {found or 'no layout'}"
+    for name, node in zip(region.outputs, region.output_nodes(), strict=False):
+        if node.meta.get(LAYOUT) != port(name):
+            yield region.graph.output_node(), f"returns {name} {node.meta.get(LAYOUT)}, not {port(name)}"
 
 
 def _open(region: PartitionedRegion, mesh: Mesh) -> Problems:

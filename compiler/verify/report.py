@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import fx
 
 from moec.compiler.errors import InternalCompilerError
+from moec.compiler.graph import origin
+
+Problems = Iterator[tuple[fx.Node, str]]
+"""Nodes, and what is wrong with each."""
 
 
 def check(name: str, graph: fx.Graph, problems: Sequence[tuple[fx.Node, str]]) -> None:
@@ -20,5 +24,10 @@ def check(name: str, graph: fx.Graph, problems: Sequence[tuple[fx.Node, str]]) -
     for node in graph.nodes:
         lines.append(node.format_node() or str(node))
         lines.extend(f"    ^ {text}" for text in by_node.get(node, ()))
-    first = "; ".join(text for _, text in problems[:3])
+    first = "; ".join(_named(node, text) for node, text in problems[:3])
     raise InternalCompilerError(f"{name} breaks {len(problems)} rules: {first}\n" + "\n".join(lines))
+
+
+def _named(node: fx.Node, text: str) -> str:
+    place = f" ({origin(node)})" if origin(node).line else ""
+    return f"%{node.name}{place} {text}"

@@ -21,7 +21,7 @@ from moec.runtime.abi.bundle import STATE_PARTS, STEP_INPUTS
 from moec.runtime.abi.mesh import Mesh
 
 from .differentiated import instructions
-from .report import check
+from .report import Problems, check
 
 
 def verify_buffers(buffers: dict[str, tuple[Buffer, ...]], mesh: Mesh) -> None:
@@ -53,9 +53,11 @@ def verify_micro_batch(micro_batch: MicroBatch) -> None:
     graph = micro_batch.graph
     graph.lint()
     states = len(micro_batch.buffers)
-    gradients = _placeholders(graph)[len(INPUTS) + states :]
+    shards = _placeholders(graph)[len(INPUTS) :]
     problems = list(instructions(graph))
-    for gradient, buffer in zip(gradients, micro_batch.buffers.values(), strict=True):
+    for parameter, buffer in zip(shards[:states], micro_batch.buffers.values(), strict=True):
+        problems += _gathers(parameter, buffer)
+    for gradient, buffer in zip(shards[states:], micro_batch.buffers.values(), strict=True):
         additions = [user for user in gradient.users if user.target is machine_ops.accumulate_]
         if len(additions) != 1 or len(gradient.users) != 1:
             problems.append(
@@ -83,11 +85,40 @@ def verify_step(step: Step, mesh: Mesh) -> None:
         squares = [user for user in gradient.users if user.target is machine_ops.sum_of_squares]
         if len(squares) != 1:
             problems.append((gradient, f"counts {len(squares)} times in the gradient norm"))
+        problems += _uses(gradient, _wanted_uses(graph, bool(wanted)))
     check("step", graph, problems)
 
 
 def _placeholders(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "placeholder"]
+
+
+def _gathers(parameter: fx.Node, buffer: Buffer) -> Problems:
+    """A sharded parameter is only ever gathered, over the axis that cuts it; a whole one goes into calls."""
+    for user in parameter.users:
+        if buffer.ranks == 1 and user.target is not machine_ops.call:
+            yield user, f"takes %{parameter.name}, which is whole"
+        gather = (machine_ops.shard_gather_start, (parameter, buffer.ranks, buffer.shard_axis))
+        if buffer.ranks > 1 and (user.target, user.args) != gather:
+            yield user, f"does not gather %{parameter.name} over {buffer.shard_axis}"
+
+
+def _wanted_uses(graph: fx.Graph, summed: bool) -> list[str]:
+    """What happens to a gradient shard in a step, in order."""
+    called = [node.target for node in graph.nodes if node.op == "call_function"]
+    return [
+        "zero_",
+        *(["call"] * called.count(machine_ops.call)),
+        *(["all_reduce_start", "copy_"] if summed else []),
+        "sum_of_squares",
+        *(["adamw_"] if machine_ops.adamw_ in called else []),
+    ]
+
+
+def _uses(gradient: fx.Node, wanted: list[str]) -> Problems:
+    found = [node.target.__name__ for node in gradient.graph.nodes if gradient in node.all_input_nodes]
+    if found != wanted:
+        yield gradient, f"goes through {', '.join(found)}, not {', '.join(wanted)}"
 
 
 def _reduced_over(addition: fx.Node) -> str | None:
