@@ -26,7 +26,7 @@ def attention_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int)
         return out.transpose(1, 2).contiguous(), lse
     out = _any_device(qt, kt, vt, scale, mask)
     # Backward does not read it: the result keeps the shape that the instruction promises.
-    lse = q.new_zeros(q.shape[:3], dtype=torch.float32)
+    lse = q.new_zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
     return out.transpose(1, 2).contiguous(), lse.transpose(1, 2)
 
 

@@ -117,6 +117,6 @@ def pieces(buffer: Buffer, region: str, mesh: Mesh, rank: int) -> Iterator[Piece
             first = slot.offset + expert * one
             low, high = max(first, begin), min(first + one, end)
             if low < high:
-                path = slot.path.format(index) if slot.experts is not None else slot.path
+                path = slot.path.replace("{}", str(index)) if slot.experts is not None else slot.path
                 name = f"{region}.{path}" if region else path
                 yield Piece(name, slot.shape, low - first, high - low, low - begin, slot.init)

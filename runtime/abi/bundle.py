@@ -143,8 +143,8 @@ def write_bundle(
     Raises NotABundleError if `path` is something else than a bundle, OSError if writing fails; `path` is then
     as it was.
     """
-    if path.exists() and not (path / "manifest.json").is_file():
-        raise NotABundleError(f"{path} exists and is no bundle: not replaced")
+    if path.exists():
+        _check_replaceable(path)
     files = {
         "programs.json": dump(programs_to_data(programs)),
         "checkpoint.json": dump(dict(checkpoint)),
@@ -162,9 +162,7 @@ def read_bundle(path: Path) -> Bundle:
 
     Raises NotABundleError or FormatError; nothing of it is executed or trusted.
     """
-    if not (path / "manifest.json").is_file():
-        raise NotABundleError(f"{path} is no bundle: it has no manifest.json")
-    raw = _read_file(path, "manifest.json")
+    raw = _read_manifest(path)
     manifest = _manifest(raw)
     content = {name: _read_file(path, name) for name in manifest.files}
     for name, digest in manifest.files.items():
@@ -177,16 +175,19 @@ def read_bundle(path: Path) -> Bundle:
     checkpoint = from_data(
         dict[str, str], parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json"
     )
-    return Bundle(
-        manifest, programs, checkpoint, content["model.moe"].decode(), hashlib.sha256(raw).hexdigest()
-    )
+    source = _text(content["model.moe"], "model.moe")
+    return Bundle(manifest, programs, checkpoint, source, hashlib.sha256(raw).hexdigest())
 
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest alone, for who only wants to know what a bundle is."""
+    return _manifest(_read_manifest(path))
+
+
+def _read_manifest(path: Path) -> bytes:
     if not (path / "manifest.json").is_file():
         raise NotABundleError(f"{path} is no bundle: it has no manifest.json")
-    return _manifest(_read_file(path, "manifest.json"))
+    return _read_file(path, "manifest.json")
 
 
 def _manifest(raw: bytes) -> Manifest:
@@ -203,6 +204,8 @@ def _manifest(raw: bytes) -> Manifest:
         raise FormatError(f"manifest.json: {error}") from error
     if manifest.files.keys() != _LIMITS_BYTES.keys() - {"manifest.json"}:
         raise FormatError("manifest.json: files are not those of a bundle")
+    if missing := {kind for _, kind in manifest.chain} - manifest.buffers.keys():
+        raise FormatError(f"manifest.json: no buffers of {sorted(missing)[0]!r}, which the chain names")
     return manifest
 
 
@@ -216,14 +219,32 @@ def _check_step(manifest: Manifest, programs: Mapping[str, Program]) -> None:
 
 def _read_file(path: Path, name: str) -> bytes:
     limit = _LIMITS_BYTES[name]
-    try:
-        with (path / name).open("rb") as file:
-            raw = file.read(limit + 1)
-    except FileNotFoundError as error:
-        raise FormatError(f"{path / name} is missing") from error
+    if not (path / name).is_file():
+        raise FormatError(f"{path / name} is missing")
+    with (path / name).open("rb") as file:
+        raw = file.read(limit + 1)
     if len(raw) > limit:
         raise FormatError(f"{path / name} is larger than {limit} bytes")
     return raw
+
+
+def _text(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{where}: not UTF-8: {error}") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Nothing but a bundle is ever replaced."""
+    try:
+        data = parse_json(_read_manifest(path), "manifest.json")
+    except FormatError as error:
+        raise NotABundleError(f"{path} exists and is no bundle: not replaced") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise NotABundleError(f"{path} exists and is no bundle: not replaced")
+    if others := {entry.name for entry in path.iterdir()} - _LIMITS_BYTES.keys():
+        raise NotABundleError(f"{path} holds {sorted(others)[0]!r} beside a bundle: not replaced")
 
 
 def _write_directory(path: Path, files: Mapping[str, bytes]) -> None:
@@ -236,13 +257,37 @@ def _write_directory(path: Path, files: Mapping[str, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         scratch.chmod(0o755)
+        _sync_directory(scratch)
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(old / "bundle")
-            scratch.rename(path)
-            shutil.rmtree(old)
+            _replace(path, scratch)
         else:
             scratch.rename(path)
+        _sync_directory(path.parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Put `new` in the place of `path`, or leave `path` as it is."""
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        path.rename(old / "bundle")
+        try:
+            new.rename(path)
+        except BaseException:
+            (old / "bundle").rename(path)
+            raise
+    except BaseException:
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory last."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 T = TypeVar("T")
 
 _MAX_DEPTH = 64
+_MAX_FLOAT = 1 << 1023  # integers below it are finite as floats
 
 
 class FormatError(Exception):
@@ -57,11 +59,23 @@ def read_json(path: Path, limit_bytes: int) -> Any:
 def parse_json(raw: bytes, where: str) -> Any:
     """JSON text as data. Raises FormatError."""
     try:
-        data = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+        data = json.loads(
+            raw,
+            parse_float=_finite,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_refuse_duplicates,
+        )
         _check_depth(data, where)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not valid JSON: {error}") from error
     return data
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 def _refuse_constant(text: str) -> Any:
@@ -112,7 +126,7 @@ def _read_scalar(kind: Any, data: Any, where: str) -> Any:
         _expect(data is None, where, "null", data)
         return None
     if kind is float:
-        _expect(isinstance(data, int | float) and not isinstance(data, bool), where, "a number", data)
+        _expect(type(data) in (int, float) and abs(data) < _MAX_FLOAT, where, "a number", data)
         return float(data)
     _expect(type(data) is kind, where, kind.__name__, data)
     return data

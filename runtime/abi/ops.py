@@ -366,7 +366,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tup
 @attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
     batch, length, heads, _ = q.shape
-    lse = q.new_empty((batch, length, heads), dtype=torch.float32 if q.itemsize < 4 else q.dtype)
+    lse = q.new_empty((batch, length, heads), dtype=torch.promote_types(q.dtype, torch.float32))
     return q.new_empty(q.shape), lse.transpose(1, 2)
 
 

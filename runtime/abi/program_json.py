@@ -7,14 +7,17 @@ the file, so that a line of the `.moe` file stands there once. In arguments a va
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import torch
 
 from .codec import FormatError, from_data, to_data
-from .instructions import INSTRUCTIONS
+from .instructions import COLLECTIVE_STARTS, INSTRUCTIONS
+from .mesh import AXES
 from .program import Argument, Instruction, Place, Program, Ref, uses
 
 _DTYPES = {
@@ -71,6 +74,8 @@ def _check_program(program: Program, programs: Mapping[str, Program], where: str
             raise FormatError(f"{at} is made twice")
         if instruction.op == "moec.call":
             called.add(_check_call(instruction, programs, at))
+        if instruction.op in COLLECTIVE_STARTS:
+            _check_collective(instruction, at)
         known.add(instruction.name)
     final = Instruction("return", "", program.outputs)
     if missing := uses(final) - known:
@@ -89,13 +94,21 @@ def _check_call(instruction: Instruction, programs: Mapping[str, Program], at: s
     raise FormatError(f"{at} calls a program that does not exist")
 
 
+def _check_collective(instruction: Instruction, at: str) -> None:
+    """Transports are asked for the axes of all collectives before anything runs."""
+    wanted = len(inspect.signature(INSTRUCTIONS[instruction.op]).parameters)
+    if len(instruction.arguments) != wanted or instruction.keywords:
+        raise FormatError(f"{at} takes {wanted} arguments, not {len(instruction.arguments)}")
+    if instruction.arguments[-1] not in AXES:
+        raise FormatError(f"{at} names no axis of the mesh: {str(instruction.arguments[-1])[:60]!r}")
+
+
 def _check_no_recursion(calls: Mapping[str, set[str]], where: str) -> None:
-    done: set[str] = set()
-    while len(done) < len(calls):
-        ready = [name for name, called in calls.items() if name not in done and called <= done]
-        if not ready:
-            raise FormatError(f"{where}: programs call each other in a ring")
-        done.update(ready)
+    try:
+        TopologicalSorter(calls).prepare()
+    except CycleError as error:
+        ring = " -> ".join(error.args[1])
+        raise FormatError(f"{where}: programs call each other in a ring: {ring}") from error
 
 
 def _program_to_data(program: Program, places: dict[Place, int]) -> Any:
@@ -144,8 +157,8 @@ def _instruction(data: Any, places: tuple[Place, ...], where: str) -> Instructio
                 name=_text(name, where),
                 op=op,
                 arguments=tuple(_from_data(a, where) for a in arguments),
-                keywords=tuple((key, _from_data(a, where)) for key, a in keywords.items()),
-                type=kind,
+                keywords=tuple((_text(key, where), _from_data(a, where)) for key, a in keywords.items()),
+                type=kind and _text(kind, where),
                 place=None if place is None else places[place],
             )
     raise FormatError(f"{where}: an instruction is [name, op, arguments, keywords, type, place]")
