@@ -165,13 +165,18 @@ def _collect_gradients(
 def compare(ranks: Ranks, reference: Reference) -> Iterator[Deviation]:
     """All deviations. A gradient that no rank owns stays not-a-number and fails every comparison."""
     for name, loss in reference.losses.items():
-        yield Deviation(name, abs(ranks.losses[name] - loss) / max(abs(loss), 1e-300))
+        yield _deviation(name, abs(ranks.losses[name] - loss), abs(loss))
     expected = torch.cat(list(reference.loads.values())).tolist() if reference.loads else []
     yield Deviation("expert load", float(ranks.loads != expected))
     for name, gradient in reference.gradients.items():
         difference = (ranks.gradients[name] - gradient).abs().max().item()
-        relative = difference / max(gradient.abs().max().item(), 1e-300)
-        yield Deviation(f"gradient of {name}", relative if math.isfinite(relative) else math.inf)
+        yield _deviation(f"gradient of {name}", difference, gradient.abs().max().item())
+
+
+def _deviation(name: str, difference: float, scale: float) -> Deviation:
+    """What is not a number is infinitely wrong."""
+    relative = difference / max(scale, 1e-300)
+    return Deviation(name, relative if math.isfinite(relative) else math.inf)
 
 
 def verify_ranks(path: Path, transport_name: str | None, as_json: bool) -> int:
@@ -190,7 +195,7 @@ def verify_ranks(path: Path, transport_name: str | None, as_json: bool) -> int:
 
 def _report(bundle: Bundle, found: list[Deviation], holds: bool, as_json: bool) -> None:
     if as_json:
-        rows = [{"name": d.name, "relative": d.relative} for d in found]
+        rows = [{"name": d.name, "relative": d.relative if d.relative < math.inf else None} for d in found]
         print(json.dumps({"ok": holds, "tolerance": TOLERANCE, "deviations": rows}, indent=1))
         return
     mesh = bundle.manifest.mesh
