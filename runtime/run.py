@@ -29,6 +29,7 @@ from moec.runtime.weights.load import load_shards
 from moec.runtime.weights.reader import WeightsReader
 from moec.runtime.weights.save import save_weights
 from moec.runtime.weights.stored import StoredTensors
+from moec.runtime.weights.writer import check_replaceable
 
 WEIGHTS = "weights"
 MODEL = "model.moe"
@@ -60,16 +61,15 @@ def run_training(options: RunOptions) -> int:
         steps = min(options.steps or total, total)
         state = make_state(manifest, transport.rank, transport.device)
         _initialise(state, job, options.init)
-        recorder = _recorder(job, options.out, steps)
-        try:
-            _train(Trainer(job, state, loader, total), steps, recorder)
-            save_weights(
-                options.out / WEIGHTS, state.buffers, state.parameters, state.mesh, job.groups, transport.rank
-            )
-        except BaseException as error:
-            mark_failed(options.out / STATUS, exit_code_of(error), describe(error))
-            raise
-        recorder.complete({"weights": options.out / WEIGHTS})
+        with _recorder(job, options.out, steps) as recorder:
+            try:
+                _train(Trainer(job, state, loader, total), steps, recorder)
+                weights = options.out / WEIGHTS
+                save_weights(weights, state.buffers, state.parameters, state.mesh, job.groups, transport.rank)
+            except BaseException as error:
+                mark_failed(options.out / STATUS, exit_code_of(error), describe(error))
+                raise
+            recorder.complete({"weights": weights})
     transport.close()
     return ExitCode.DONE
 
@@ -102,7 +102,7 @@ def _initialise(state: TrainState, job: Job, init: str | None) -> None:
         state.draw(manifest.training.seed, manifest.init_std)
         return
     reader = _open_weights(init, job)
-    reader.check_against(parameter_shapes(manifest))
+    reader.check_against(parameter_shapes(manifest), state.dtype)
     for name, shard in state.parameters.items():
         load_shards(reader, state.pieces(name), shard)
 
@@ -112,7 +112,9 @@ def _open_weights(init: str, job: Job) -> StoredTensors:
         folder = Path(init)
         return WeightsReader(folder / WEIGHTS if (folder / WEIGHTS).is_dir() else folder)
     if not job.bundle.checkpoint:
-        raise UserError(f"--init {init}: the model has no `checkpoint huggingface` block that names the tensors")
+        raise UserError(
+            f"--init {init}: the model has no `checkpoint huggingface` block that names the tensors"
+        )
     return HuggingFaceReader(Path(init.removeprefix("hf:")), job.bundle.checkpoint)
 
 
@@ -136,6 +138,7 @@ def _recorder(job: Job, out: Path, steps: int) -> Recorder:
     if job.transport.rank:
         return NoRecord()
     out.mkdir(parents=True, exist_ok=True)
+    check_replaceable(out / WEIGHTS)
     with written_whole(out / MODEL) as file:
         file.write(job.bundle.source.encode())
     return RunRecord(out, steps=steps, world=job.transport.world, bundle=job.bundle.digest)

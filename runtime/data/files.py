@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     """
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no directory {path.parent}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as file:
             yield file

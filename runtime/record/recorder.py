@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from moec.runtime.launch import discover
 from moec.runtime.record.metrics import MetricsWriter, StepMetrics
 from moec.runtime.record.progress import open_progress
 from moec.runtime.record.status import StatusFile
@@ -17,7 +15,11 @@ STATUS = "run_status.json"
 
 
 class Recorder(Protocol):
-    """What a training loop tells."""
+    """What a training loop tells. A context: leaving it closes files and gives the terminal back."""
+
+    def __enter__(self) -> Recorder: ...
+
+    def __exit__(self, *error: object) -> None: ...
 
     def step(self, metrics: StepMetrics) -> None:
         """A step is done."""
@@ -30,6 +32,12 @@ class Recorder(Protocol):
 
 class NoRecord:
     """For every rank but 0."""
+
+    def __enter__(self) -> NoRecord:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
     def step(self, metrics: StepMetrics) -> None:
         """Nothing is kept."""
@@ -45,7 +53,16 @@ class RunRecord:
         self.out = out
         self.status = StatusFile(out / STATUS, steps=steps, world=world, bundle=bundle)
         self.metrics = MetricsWriter(out / METRICS)
-        self.progress = open_progress(steps, environment=_environment())
+        self._metrics_closed = False
+        self.progress = open_progress(steps)
+
+    def __enter__(self) -> RunRecord:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.__exit__(None, None, None)
+        if not self._metrics_closed:
+            self.metrics.close()
 
     def step(self, metrics: StepMetrics) -> None:
         """A step is done."""
@@ -54,16 +71,8 @@ class RunRecord:
         self.progress.update(metrics)
 
     def complete(self, files: Mapping[str, Path]) -> None:
-        """The run is complete."""
+        """The run is complete: its verdict comes when all else is on disk."""
         self.metrics.close()
+        self._metrics_closed = True
         self.status.end()
         self.progress.finish({**files, "metrics": self.out / METRICS})
-
-
-def _environment() -> dict[str, str]:
-    """The environment, saying that nobody watches unless it says otherwise or no launcher is in between.
-
-    Open MPI gives ranks a pseudo-terminal, whatever becomes of their output.
-    """
-    told = {} if discover().kind == "single" else {"MOEC_TERMINAL": "0"}
-    return {**told, **os.environ}
