@@ -79,7 +79,7 @@ def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
 
 
 def softmax(scores: Tensor) -> Tensor:
-    """(T, E) -> probabilities over all experts."""
+    """(T, E) or (T, K) -> probabilities over all experts, or over the chosen ones."""
     return scores.softmax(-1)
 
 

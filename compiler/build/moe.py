@@ -40,6 +40,8 @@ def build_moe(scope: LayerScope, x: fx.Node, path: str, moe: Moe) -> fx.Node:
 def _route(scope: LayerScope, routing: _Routing, stage: RouterStage) -> _Routing:
     at = stage.origin
     match stage:
+        case Softmax() if routing.weights is not None:
+            return replace(routing, weights=scope.call(model_ops.softmax, routing.weights, at=at))
         case Softmax():
             probabilities = scope.call(model_ops.softmax, routing.scores, at=at)
             return replace(routing, scores=probabilities, probabilities=probabilities)
