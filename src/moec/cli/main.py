@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from moec import __version__
 from moec.cli import compiling, exchanging, language, running
@@ -50,12 +51,12 @@ def run(arguments: Sequence[str]) -> int:
     except SourceErrors as errors:
         print(render_text(errors.diagnostics), file=sys.stderr)
         return 1
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
         return leave.exit_code
-    except click.ClickException as error:
+    except TyperException as error:
         error.show()
         return 1  # the user's input, whatever part of it
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
         return 0
@@ -64,9 +65,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Print an error that knows its exit code; anything else is a bug of ours and keeps its traceback."""
+    """Print an error that knows its exit code; anything else is a bug of ours and shows its traceback."""
     code = getattr(error, "exit_code", 74 if isinstance(error, OSError) else None)
     if code is None:
-        raise error
+        traceback.print_exception(error)
+        print("moec: this is a bug of moec, not of your input", file=sys.stderr)
+        return 70
     print(f"moec: error: {error}", file=sys.stderr)
     return int(code)

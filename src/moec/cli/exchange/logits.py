@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from moec.cli.exchange.source import open_source, widest_dtype
@@ -17,7 +18,6 @@ from moec.runtime.abi.codec import FormatError, read_json
 from moec.runtime.data.files import written_whole
 from moec.runtime.errors import UserError
 from moec.runtime.weights.stored import StoredTensors
-from moec.runtime.weights.tensor_file import header_of
 
 MAX_FILE_BYTES = 64 << 20
 MAX_VALUES = 1 << 32
@@ -40,8 +40,7 @@ def logits(source: Path, ids_path: Path, out_path: Path) -> None:
     ids = read_ids(ids_path, spec.model)
     with written_whole(out_path) as file:
         found = compute_logits(spec.model, weights, ids).float()
-        file.write(header_of({"logits": tuple(found.shape)}, torch.float32))
-        file.write(found.view(-1).view(torch.uint8).numpy().data)
+        file.write(save({"logits": found}))
 
 
 def read_ids(path: Path, model: ModelSpec) -> Tensor:
