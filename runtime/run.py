@@ -1,4 +1,4 @@
-"""`moec run`, one rank of it: open the bundle, the data and the weights, train, keep record, write the weights.
+"""`moec run`, one rank of it: open bundle, data and weights, train, keep record, write the weights.
 
 Whatever can be refused is refused before the first step, on all ranks together. Rank 0 keeps the record.
 """
@@ -50,7 +50,7 @@ class RunOptions:
 
 
 def run_training(options: RunOptions) -> int:
-    """Train as one rank of the job that this process belongs to. Raises what the guard turns into an exit code."""
+    """Train, as one rank of the job that this process belongs to. What it raises has an exit code."""
     transport = make_transport(options.transport or default_transport(), timeout_s=options.timeout_s)
     job = open_job(options.bundle, transport)
     manifest = job.bundle.manifest
@@ -89,7 +89,7 @@ def _loader(stream: TokenStream, manifest: Manifest, rank: int) -> Loader:
 
 
 def _total_steps(manifest: Manifest, loader: Loader) -> int:
-    """The steps of the whole run, which the schedule spans: given, or what the epochs of this data come to."""
+    """The steps of the whole run, which the schedule spans: given, or those of the epochs of this data."""
     steps = manifest.training.steps if manifest.training.steps is not None else loader.steps
     assert steps is not None
     return steps
@@ -111,11 +111,12 @@ def _open_weights(init: str, job: Job) -> StoredTensors:
     if not init.startswith("hf:"):
         folder = Path(init)
         return WeightsReader(folder / WEIGHTS if (folder / WEIGHTS).is_dir() else folder)
-    if not job.bundle.checkpoint:
+    names = job.bundle.checkpoint
+    if not names.tensors:
         raise UserError(
             f"--init {init}: the model has no `checkpoint huggingface` block that names the tensors"
         )
-    return HuggingFaceReader(Path(init.removeprefix("hf:")), job.bundle.checkpoint)
+    return HuggingFaceReader(Path(init.removeprefix("hf:")), names.tensors, names.ignored)
 
 
 def parameter_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:

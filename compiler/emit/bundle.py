@@ -11,7 +11,16 @@ from moec import __version__
 from moec.compiler.pipeline import Compiled
 from moec.dsl.parameters import count
 from moec.dsl.spec import Cosine, TrainSpec
-from moec.runtime.abi.bundle import FORMAT, VERSION, Manifest, Schedule, Toolchain, Training, write_bundle
+from moec.runtime.abi.bundle import (
+    FORMAT,
+    VERSION,
+    Manifest,
+    Schedule,
+    Toolchain,
+    Training,
+    WeightMap,
+    write_bundle,
+)
 
 _DTYPE_NAMES: dict[torch.dtype, Literal["float32", "float64"]] = {
     torch.float32: "float32",
@@ -25,7 +34,9 @@ def save(compiled: Compiled, path: Path) -> str:
     Errors are those of `write_bundle`.
     """
     checkpoint = compiled.spec.checkpoint
-    names = dict(checkpoint.tensors) if checkpoint is not None else {}
+    names = WeightMap({}, ())
+    if checkpoint is not None:
+        names = WeightMap(dict(checkpoint.tensors), checkpoint.ignored)
     return write_bundle(path, manifest(compiled), compiled.programs, names, compiled.spec.text)
 
 

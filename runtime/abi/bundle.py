@@ -4,7 +4,7 @@ A directory of data; nothing in it is code.
 
     manifest.json     format version, digests, toolchain, mesh, shapes, buffers, training settings
     programs.json     the programs of a rank: `step` and what it calls
-    checkpoint.json   parameter name -> tensor of the published checkpoint, where the model has a weight map
+    checkpoint.json   the weight map: parameter name -> tensor of a published checkpoint; empty without one
     model.moe         the resolved source: compiling it again gives the same bundle
     listing.txt       the programs as text, for people
 
@@ -121,12 +121,23 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class WeightMap:
+    """Where parameters are in a published checkpoint: `tensors` has their names there, by ours.
+
+    `ignored` are patterns of tensors to pass over, in which `{}` is a number.
+    """
+
+    tensors: dict[str, str]
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle in memory. `digest` names its exact content."""
 
     manifest: Manifest
     programs: Mapping[str, Program]
-    checkpoint: Mapping[str, str]
+    checkpoint: WeightMap
     source: str
     digest: str
 
@@ -135,7 +146,7 @@ def write_bundle(
     path: Path,
     manifest: Manifest,
     programs: Mapping[str, Program],
-    checkpoint: Mapping[str, str],
+    checkpoint: WeightMap,
     source: str,
 ) -> str:
     """Write a bundle at `path`, replacing an older bundle there, and return its digest.
@@ -147,7 +158,7 @@ def write_bundle(
         _check_replaceable(path)
     files = {
         "programs.json": dump(programs_to_data(programs)),
-        "checkpoint.json": dump(dict(checkpoint)),
+        "checkpoint.json": dump(to_data(checkpoint)),
         "model.moe": source.encode(),
         "listing.txt": "\n\n".join(map(listing, programs.values())).encode() + b"\n",
     }
@@ -173,7 +184,7 @@ def read_bundle(path: Path) -> Bundle:
     programs = programs_from_data(parse_json(content["programs.json"], "programs.json"), "programs.json")
     _check_step(manifest, programs)
     checkpoint = from_data(
-        dict[str, str], parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json"
+        WeightMap, parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json"
     )
     source = _text(content["model.moe"], "model.moe")
     return Bundle(manifest, programs, checkpoint, source, hashlib.sha256(raw).hexdigest())

@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as leave:
         return leave.exit_code
     except TyperException as error:
-        error.show()
+        _show(error)
         return 1  # the user's input, whatever part of it
     except (typer.Abort, KeyboardInterrupt):
         return 130
@@ -62,6 +62,15 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     except Exception as error:
         return _report(error)
+
+
+def _show(error: TyperException) -> None:
+    """A wrong command line, as typer words it: its usage errors know how."""
+    show = getattr(error, "show", None)
+    if callable(show):
+        show()
+    else:
+        print(f"moec: error: {error}", file=sys.stderr)
 
 
 def _report(error: Exception) -> int:
