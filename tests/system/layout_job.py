@@ -2,10 +2,9 @@
 
     python layout_job.py PLAN.json TRANSPORT
 
-The plan lists entries: {"out": folder, "bundle": folder, "steps": N} trains N steps on CPython's documentation from
-freshly drawn weights; {"out": folder, "bundle": folder, "case": name} runs the step of one hand-made batch and keeps
-its gradients (the bundle's step is compiled without its update). Results go to out/result.json and out/*.safetensors,
-written by rank 0.
+The plan lists entries: {"out": folder, "bundle": folder, "steps": N} trains N steps on CPython's documentation
+from freshly drawn weights; {"out": folder, "bundle": folder, "case": name} runs the step of one hand-made batch and
+keeps its gradients (the bundle's step is compiled without its update). Rank 0 writes what came out to the folder.
 """
 
 from __future__ import annotations
@@ -54,7 +53,8 @@ def _train(job: Job, out: Path, steps: int) -> dict[str, object]:
     stream = open_stream("builtin:python-docs", open_tokenizer(), manifest.vocab)
     loader = Loader(
         stream, sequence=training.sequence, batch_sequences=training.batch_sequences,
-        micro_batches=training.micro_batches, data_ranks=manifest.world, data_rank=transport.rank, seed=training.seed,
+        micro_batches=training.micro_batches, data_ranks=manifest.world, data_rank=transport.rank,
+        seed=training.seed,
     )  # fmt: skip
     with loader:
         trainer = Trainer(job, state, loader, steps)

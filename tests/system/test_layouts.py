@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from moec import models
 from moec.compiler.emit.bundle import save
 from moec.compiler.pipeline import CompileOptions, compile_spec
@@ -21,8 +22,8 @@ SCRIPT = Path(__file__).with_name("layout_job.py")
 STEPS = 20
 
 MODEL = [
-    "vocab=257", "width=32", "layers=2", "attention.heads=4", "attention.kv_heads=2", "experts.experts.width=48",
-    "train.sequence=32", "train.batch=6 sequences", "train.micro_batches=2", "train.optimizer.lr=3e-3",
+    "vocab=257", "width=32", "layers=2", "attention.heads=4", "attention.kv_heads=2",
+    "experts.experts.width=48", "train.sequence=32", "train.batch=6 sequences", "train.micro_batches=2", "train.optimizer.lr=3e-3",
     "train.schedule=cosine(warmup: 4, floor: 0.1)", "experts.balance=aux_loss(0.01) + z_loss(0.001)",
 ]  # fmt: skip
 
@@ -32,7 +33,7 @@ CASES = {
     "short batch": [],
     "one expert": ["experts.router.top=1"],
 }
-"""Fewer tokens than experts; an expert that gets no token; one sequence where six were expected; all on one expert."""
+"""Fewer tokens than experts; an expert without a token; one sequence instead of six; all tokens on one expert."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Layout:
         return [f"parallel.{name}={degree}" for name, degree in degrees.items()]
 
     def __str__(self) -> str:
-        return f"{self.shard}-{self.replicate}-{self.expert}" + (f"-{self.expert_shard}" if self.expert_shard else "")
+        degrees = (self.shard, self.replicate, self.expert, self.expert_shard)
+        return "-".join(str(degree) for degree in degrees if degree is not None)
 
 
 ONE = Layout(1, 1, 1)
@@ -85,9 +87,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     starts = [("self", [ONE]), ("mpi", LAYOUTS), ("gloo", ON_GLOO)]
     for transport, layouts in starts:
         for world in sorted({layout.world for layout in layouts}):
-            plan = [
-                entry for layout in layouts if layout.world == world for entry in _entries(folder, layout, transport)
-            ]
+            here = [layout for layout in layouts if layout.world == world]
+            plan = [entry for layout in here for entry in _entries(folder, layout, transport)]
             path = folder / f"{transport}-{world}.json"
             path.write_text(json.dumps(plan))
             argv = [SCRIPT, path, transport]
@@ -104,7 +105,8 @@ ways = pytest.mark.parametrize(("transport", "layout"), WAYS, ids=[f"{t}-{x}" fo
 
 
 def _result(results: Path, transport: str, layout: Layout, case: str) -> dict[str, object]:
-    found = json.loads((results / transport / str(layout) / case.replace(" ", "-") / "result.json").read_text())
+    folder = results / transport / str(layout) / case.replace(" ", "-")
+    found = json.loads((folder / "result.json").read_text())
     assert isinstance(found, dict)
     return found
 
@@ -181,8 +183,9 @@ def test_cases_are_what_they_say(results: Path) -> None:
 @pytest.mark.mpi
 @ways
 def test_state_bytes_are_those_of_the_shards(results: Path, transport: str, layout: Layout) -> None:
-    """With every parameter cut into n parts, a rank holds 1/n of one rank's bytes, but for padding to whole shards."""
+    """Where every parameter is cut over all ranks, each holds its share of one rank's bytes, but for padding."""
     ours, one = (_result(results, t, x, "train")["bytes"] for t, x in ((transport, layout), ("self", ONE)))
-    if layout.world == layout.shard == layout.expert * (layout.expert_shard or max(1, layout.shard // layout.expert)):
+    experts = layout.expert * (layout.expert_shard or max(1, layout.shard // layout.expert))
+    if layout.world == layout.shard == experts:
         for part, size in one.items():  # type: ignore[attr-defined]
             assert size / layout.world <= ours[part] <= size / layout.world * 1.01  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""The same twenty steps as a plain loop: transformers' Mixtral, torch's AdamW, same weights, batches, clip, schedule."""
+"""Twenty steps as a plain loop: transformers' Mixtral, torch's AdamW, same weights, batches, clip and schedule."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from moec.cli.main import run
-from mpi_job import job
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from moec.cli.main import run
+from mpi_job import job
 
 STEPS, TOTAL, WARMUP, FLOOR = 20, 30, 5, 0.1
 LR, BETAS, EPS, DECAY, CLIP, AUX = 2e-3, (0.9, 0.95), 1e-8, 0.1, 0.5, 0.01
@@ -44,9 +45,10 @@ def ours(checkpoint: Path) -> tuple[list[dict[str, float]], Path]:
     sets = [part for name, value in train.items() for part in ("--set", f"train.{name}={value}")]
     data = ["--data", "builtin:python-docs"]
     assert run(["import", str(checkpoint), "-o", str(folder / "model")]) == 0
-    assert run(["compile", str(folder / "model/model.moe"), "-o", str(folder / "bundle"), *LAYOUT, *sets]) == 0
-    assert run(["batches", str(folder / "bundle"), *data, "--steps", str(STEPS), "-o", str(folder / "b.safetensors")]) == 0
-    arguments = ["run", folder / "bundle", *data, "--out", folder / "run", "--steps", str(STEPS)]
+    bundle, steps = folder / "bundle", ["--steps", str(STEPS)]
+    assert run(["compile", str(folder / "model/model.moe"), "-o", str(bundle), *LAYOUT, *sets]) == 0
+    assert run(["batches", str(bundle), *data, *steps, "-o", str(folder / "b.safetensors")]) == 0
+    arguments = ["run", bundle, *data, "--out", folder / "run", *steps]
     done = job(2, ["-m", "moec", *arguments, "--init", f"hf:{checkpoint}"], timeout_s=240)
     assert done.rc == 0, done.output
     lines = (folder / "run/metrics.jsonl").read_text().splitlines()
@@ -67,7 +69,9 @@ def _groups(model: torch.nn.Module) -> list[dict[str, object]]:
 
 
 @pytest.mark.mpi
-def test_losses_equal_those_of_a_plain_loop(ours: tuple[list[dict[str, float]], Path], checkpoint: Path) -> None:
+def test_losses_equal_those_of_a_plain_loop(
+    ours: tuple[list[dict[str, float]], Path], checkpoint: Path
+) -> None:
     metrics, batches = ours
     tensors = load_file(batches)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).train()
