@@ -2,9 +2,9 @@
 
     make bench        (or: python benchmarks/one_rank.py)
 
-Same model (hidden 256, 4 layers, 8 experts top-2, ffn 512, vocabulary 4096, sequence 256, batch 4, fp32), same
-initial weights, same batches, AdamW, one thread. Steps alternate, so that a busy machine is busy for both. Losses
-are printed: nobody wins by computing something else.
+Same model (hidden 256, 4 layers, 8 experts top-2, ffn 512, vocabulary 4096, sequence 256, batch 4, fp32),
+same initial weights, same batches, AdamW, one thread. Steps alternate, so that a busy machine is busy for
+both. Losses are printed: nobody wins by computing something else.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python layout_job.py PLAN.json TRANSPORT
 
-The plan lists entries: {"out": folder, "bundle": folder, "steps": N} trains N steps on CPython's documentation
-from freshly drawn weights; {"out": folder, "bundle": folder, "case": name} runs the step of one hand-made batch and
-keeps its gradients (the bundle's step is compiled without its update). Rank 0 writes what came out to the folder.
+The plan lists entries: {"out": folder, "bundle": folder, "steps": N} trains N steps on CPython's
+documentation from freshly drawn weights; {"out": folder, "bundle": folder, "case": name} runs the step of one
+hand-made batch and keeps its gradients (the bundle's step is compiled without its update). Rank 0 writes what
+came out to the folder.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ STEPS = 20
 
 MODEL = [
     "vocab=257", "width=32", "layers=2", "attention.heads=4", "attention.kv_heads=2",
-    "experts.experts.width=48", "train.sequence=32", "train.batch=6 sequences", "train.micro_batches=2", "train.optimizer.lr=3e-3",
+    "experts.experts.width=48", "train.sequence=32", "train.batch=6 sequences",
+    "train.micro_batches=2", "train.optimizer.lr=3e-3",
     "train.schedule=cosine(warmup: 4, floor: 0.1)", "experts.balance=aux_loss(0.01) + z_loss(0.001)",
 ]  # fmt: skip
 
@@ -33,7 +34,7 @@ CASES = {
     "short batch": [],
     "one expert": ["experts.router.top=1"],
 }
-"""Fewer tokens than experts; an expert without a token; one sequence instead of six; all tokens on one expert."""
+"""Fewer tokens than experts; an expert without a token; one sequence instead of six; one expert for all."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def test_cases_are_what_they_say(results: Path) -> None:
 @pytest.mark.mpi
 @ways
 def test_state_bytes_are_those_of_the_shards(results: Path, transport: str, layout: Layout) -> None:
-    """Where every parameter is cut over all ranks, each holds its share of one rank's bytes, but for padding."""
+    """Where every parameter is cut over all ranks, a rank holds its share of the bytes, plus padding."""
     ours, one = (_result(results, t, x, "train")["bytes"] for t, x in ((transport, layout), ("self", ONE)))
     experts = layout.expert * (layout.expert_shard or max(1, layout.shard // layout.expert))
     if layout.world == layout.shard == experts:

@@ -1,4 +1,4 @@
-"""Twenty steps as a plain loop: transformers' Mixtral, torch's AdamW, same weights, batches, clip and schedule."""
+"""Twenty steps as a plain loop: transformers' Mixtral, torch's AdamW, the same weights and batches."""
 
 from __future__ import annotations
 
