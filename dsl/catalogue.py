@@ -281,7 +281,7 @@ BAD_CONFIG_ENTRY = Kind(
 )
 CONFIG_PATH = Kind(
     "MOE1002",
-    "no such path",
+    "config path leads nowhere",
     "The path on the right of an entry of `config` leads to no value of the model.",
 )
 CONFIG_MISMATCH = Kind(

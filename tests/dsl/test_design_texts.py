@@ -1,0 +1,58 @@
+"""The three texts that set the direction of the language parse and mean what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dsl_texts import codes, errors, load
+from moec import dsl, models
+from moec.dsl import catalogue, spec
+
+TEXTS = Path(__file__).parent / "texts"
+
+
+def _text(name: str) -> str:
+    return (TEXTS / f"{name}.moe").read_text(encoding="utf-8")
+
+
+def test_mixtral_checks_and_equals_the_shipped_model() -> None:
+    shipped = dsl.load("mixtral_8x7b", find_model=models.read)
+    assert load(_text("mixtral_8x7b")).model == shipped.model
+
+
+def test_mixtral_with_its_weight_map_is_proved_a_bijection() -> None:
+    found = load(_text("mixtral_8x7b") + _text("mixtral_map")).checkpoint
+    assert found is not None
+    assert len(found.tensors) == len(set(dict(found.tensors).values())) == 3 + 32 * (7 + 3 * 8)
+
+
+def test_deepseek_v3_parses_and_names_every_construct_not_built_yet() -> None:
+    found = errors(_text("deepseek_v3"))
+    assert codes(found) == {catalogue.NOT_YET.code}
+    named = [diagnostic.span.text for diagnostic in found if diagnostic.span is not None]
+    assert named == ["mla", "sigmoid", "correction_bias", "groups", "scale", "sequence_aux_loss"]
+
+
+def test_the_cluster_run_checks_but_for_what_is_not_built_yet() -> None:
+    found = errors(_text("cluster_run"))
+    assert codes(found) == {catalogue.NOT_YET.code}
+    named = [diagnostic.span.text for diagnostic in found if diagnostic.span is not None]
+    assert named == ["bf16", "attention", "imbalance = 2.0", "device = 80GiB"]
+
+
+def test_the_cluster_run_without_that_means_what_it_says() -> None:
+    text = _text("cluster_run").replace("compute = bf16, ", "")
+    text = text.replace("recompute = attention, imbalance = 2.0, device = 80GiB", "recompute = full")
+    found = load(text)
+    assert found.parallel == spec.ParallelSpec(expert=8, shard=32, replicate=None)
+    assert found.memory.recompute == "full"
+    assert found.train == spec.TrainSpec(
+        sequence=4096,
+        batch_tokens=4 * 2**20,
+        steps=100_000,
+        optimizer=spec.AdamW(3e-4, (0.9, 0.95), 1e-8, 0.1),
+        schedule=spec.Cosine(2000, 0.1),
+        clip=1.0,
+        seed=1,
+    )
+    assert found.train.batch_sequences == 1024
