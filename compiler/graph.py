@@ -29,7 +29,7 @@ from moec.dsl.spec import NOWHERE, Origin
 
 from .layout import Layout
 
-VAL, ORIGIN, PARAMETER, LAYOUT = "val", "origin", "parameter", "layout"
+VAL, ORIGIN, PARAMETER, LAYOUT, LABEL = "val", "origin", "parameter", "layout", "label"
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class PartitionedRegion(Region):
     """One rank's part of a region."""
 
 
+def identifier(path: str) -> str:
+    """A path as the name of a node."""
+    return path.replace("{}", "each").translate(str.maketrans("./ ", "___"))
+
+
 def fake_mode() -> FakeTensorMode:
     """Tensors without storage; sizes that depend on data become symbols."""
     return FakeTensorMode(shape_env=ShapeEnv(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True))
@@ -116,7 +121,7 @@ class Builder:
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype, at: Origin, parameter: str | None = None
     ) -> fx.Node:
         """A tensor that comes from outside."""
-        node = self.graph.placeholder(name.replace(".", "_").replace("{}", "each"))
+        node = self.graph.placeholder(identifier(name))
         node.target = node.name  # two paths may be one identifier
         with self.fake:
             node.meta[VAL] = torch.empty(shape, dtype=dtype)

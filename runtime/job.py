@@ -66,7 +66,7 @@ def check_world_size(bundle: Bundle, world: int) -> None:
         mesh = bundle.manifest.mesh
         raise EnvironmentMismatch(
             f"the bundle is for {wanted} ranks (replicate {mesh.replicate} x shard {mesh.shard}), "
-            f"this job has {world}: start it with mpirun -n {wanted}, or compile for {world} ranks"
+            f"this job has {world}: start it with mpirun -n {wanted}, or compile for {world} rank(s)"
         )
 
 

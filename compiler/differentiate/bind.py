@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from moec.compiler.graph import ORIGIN
+from moec.compiler.graph import ORIGIN, identifier
 from moec.dsl.spec import Origin
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer, Slot
@@ -100,7 +100,10 @@ def _bind_parameters(
 
 def _replace_by_view(graph: fx.Graph, old: fx.Node, whole: fx.Node, slot: Slot, anchor: fx.Node) -> None:
     with graph.inserting_before(anchor):
-        view = graph.call_function(machine_ops.parameter, (whole, slot.offset, slot.stored_shape))
+        arguments = (whole, slot.offset, slot.stored_shape)
+        view = graph.create_node(
+            "call_function", machine_ops.parameter, arguments, name=identifier(slot.path)
+        )
     view.meta = dict(old.meta)
     old.replace_all_uses_with(view)
     graph.erase_node(old)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from moec.compiler.graph import LABEL, identifier
+
 from .policy import Policy, is_free
 from .trace import Joint
 
@@ -116,7 +118,7 @@ def _extract(
     new = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in inputs:
-        copies[node] = new.placeholder(node.name)
+        copies[node] = new.placeholder(identifier(node.meta.get(LABEL, node.name)))
         copies[node].meta = dict(node.meta)
     for node in graph.nodes:
         if node in computed and node.op == "call_function":

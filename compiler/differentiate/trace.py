@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.autograd.graph import Node as GradNode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from moec.compiler.graph import ORIGIN, PartitionedRegion, fake_mode, origin, value
+from moec.compiler.graph import LABEL, ORIGIN, PartitionedRegion, fake_mode, origin, value
 from moec.dsl.spec import NOWHERE, Origin
 
 
@@ -104,6 +104,13 @@ def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str] | None
     parameters, values = len(region.parameters), len(region.inputs)
     for node, source in zip(placeholders, (*region.parameter_nodes(), *region.input_nodes()), strict=False):
         node.meta[ORIGIN] = origin(source)
+    ports = [
+        *(f"whole {p.path}" for p in region.parameters),
+        *region.inputs,
+        *(f"grad {n}" for n in outputs or ()),
+    ]
+    for node, port in zip(placeholders, ports, strict=True):
+        node.meta[LABEL] = port
     return Joint(
         region=region,
         graph=graph,

@@ -81,7 +81,8 @@ class _Scheduler:
             buffers = [self._gather(instance, buffer) for buffer in region.buffers]
             self.inputs_of[instance] = {name: self.values[name] for name in region.inputs}
             arguments = [*buffers, *self.inputs_of[instance].values()]
-            results = self.nodes.run(f"{kind}.forward", arguments, len(region.outputs) + len(region.saved))
+            names = [*region.outputs, *(f"saved.{name}" for name in region.saved)]
+            results = self.nodes.run(f"{kind}.forward", arguments, [f"{instance}.{name}" for name in names])
             self.values.update(zip(region.outputs, results, strict=False))
             self.saved_of[instance] = results[len(region.outputs) :]
             for name in region.outputs:
@@ -100,8 +101,8 @@ class _Scheduler:
                 *self.saved_of[instance],
                 *(grads[name] for name in region.output_grads),
             ]
-            count = len(region.buffers) + len(region.input_grads)
-            results = self.nodes.run(f"{kind}.backward", arguments, count)
+            names = [f"{instance}.grad.{name}" for name in (*by_name, *region.input_grads)]
+            results = self.nodes.run(f"{kind}.backward", arguments, names)
             for buffer, gradient in zip(region.buffers, results, strict=False):
                 self._reduce(instance, buffer, gradient)
             grads = dict(zip(region.input_grads, results[len(region.buffers) :], strict=True))
@@ -124,12 +125,22 @@ class _Scheduler:
         shard = self.parameters[f"{instance}/{buffer.name}"]
         if buffer.ranks == 1:
             return shard
-        return self.nodes.collective(machine_ops.shard_gather_start, shard, buffer.ranks, buffer.shard_axis)
+        return self.nodes.collective(
+            f"{instance}.{buffer.name}",
+            machine_ops.shard_gather_start,
+            shard,
+            buffer.ranks,
+            buffer.shard_axis,
+        )
 
     def _reduce(self, instance: str, buffer: Buffer, gradient: fx.Node) -> None:
         """Sum over the axis that cuts the buffer, into this rank's shard of the gradient."""
         if buffer.ranks > 1:
             gradient = self.nodes.collective(
-                machine_ops.reduce_scatter_start, gradient, buffer.ranks, buffer.shard_axis
+                f"{instance}.grad.{buffer.name}.shard",
+                machine_ops.reduce_scatter_start,
+                gradient,
+                buffer.ranks,
+                buffer.shard_axis,
             )
         self.nodes.call(machine_ops.accumulate_, self.gradients[f"{instance}/{buffer.name}"], gradient)

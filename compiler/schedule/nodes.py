@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from moec.compiler.graph import ORIGIN
+from moec.compiler.graph import ORIGIN, identifier
 from moec.dsl.spec import NOWHERE, Origin
 from moec.runtime.abi import machine_ops
 
@@ -21,7 +21,7 @@ class Nodes:
 
     def placeholder(self, name: str) -> fx.Node:
         """A value from outside, under an identifier made of `name`."""
-        return self.graph.placeholder(name.replace(".", "_").replace("/", "_"))
+        return self.graph.placeholder(identifier(name))
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """One instruction."""
@@ -29,11 +29,16 @@ class Nodes:
         node.meta[ORIGIN] = self.at
         return node
 
-    def collective(self, start: Callable[..., Any], *args: Any) -> fx.Node:
-        """A collective, started and waited for at once."""
-        return self.call(machine_ops.wait, self.call(start, *args))
+    def collective(self, name: str, start: Callable[..., Any], *args: Any) -> fx.Node:
+        """A collective, started and waited for at once; `name` is what its result is called."""
+        return self._named(name, machine_ops.wait, (self.call(start, *args),))
 
-    def run(self, program: str, arguments: Sequence[fx.Node], results: int) -> list[fx.Node]:
-        """Another program, and its first `results` results."""
+    def run(self, program: str, arguments: Sequence[fx.Node], results: Sequence[str]) -> list[fx.Node]:
+        """Another program; `results` are what its first results are called."""
         result = self.call(machine_ops.call, program, list(arguments))
-        return [self.call(machine_ops.getitem, result, i) for i in range(results)]
+        return [self._named(name, machine_ops.getitem, (result, i)) for i, name in enumerate(results)]
+
+    def _named(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
+        node = self.graph.create_node("call_function", function, args, name=identifier(name))
+        node.meta[ORIGIN] = self.at
+        return node

@@ -72,7 +72,7 @@ class _Scheduler:
         for gradient in self.state["gradient"].values():
             nodes.call(machine_ops.zero_, gradient)
         local = nodes.call(machine_ops.batch_counts, self.batch["targets"], self.batch["sequences"])
-        counts = self._sum(local, "data")
+        counts = self._sum("counts", local, "data")
         loss_tokens, batch_tokens = (nodes.call(machine_ops.select, counts, i) for i in range(2))
         losses: fx.Node | None = None
         loads: fx.Node | None = None
@@ -87,14 +87,14 @@ class _Scheduler:
                 loss_tokens,
             ]
             shards = [*self.state["parameter"].values(), *self.state["gradient"].values()]
-            here = nodes.run("micro_batch", [*inputs, *shards], 2)
+            here = nodes.run("micro_batch", [*inputs, *shards], ["losses", "loads"])
             losses, loads = (
                 now if before is None else nodes.call(_aten.add.Tensor, before, now)
                 for before, now in zip((losses, loads), here, strict=True)
             )
         assert losses is not None
         assert loads is not None
-        return self._sum(losses, "data"), self._sum(loads, "data"), counts
+        return self._sum("all_losses", losses, "data"), self._sum("all_loads", loads, "data"), counts
 
     def reduce_gradients(self, at: Origin) -> fx.Node:
         """Finish the gradients and return their norm: sums over replicas, then squares over owners."""
@@ -103,11 +103,12 @@ class _Scheduler:
         for name, buffer in self.micro_batch.buffers.items():
             gradient = self.state["gradient"][name]
             if self.mesh.size(buffer.replica_axis) > 1:
-                nodes.call(machine_ops.copy_, gradient, self._sum(gradient, buffer.replica_axis))
+                total = self._sum(f"{name}.gradient.sum", gradient, buffer.replica_axis)
+                nodes.call(machine_ops.copy_, gradient, total)
             square = nodes.call(machine_ops.sum_of_squares, gradient)
             squares.setdefault(buffer.owner_axis, []).append(square)
         totals = [
-            self._sum(nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, parts)), axis)
+            self._sum("squares", nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, parts)), axis)
             for axis, parts in squares.items()
         ]
         return nodes.call(
@@ -130,5 +131,8 @@ class _Scheduler:
                 adamw.weight_decay if buffer.decay else 0.0,
             )
 
-    def _sum(self, x: fx.Node, axis: str) -> fx.Node:
-        return self.nodes.collective(machine_ops.all_reduce_start, x, axis) if self.mesh.size(axis) > 1 else x
+    def _sum(self, name: str, x: fx.Node, axis: str) -> fx.Node:
+        """The sum of x over an axis, under that name; x itself where the axis has one rank."""
+        if self.mesh.size(axis) == 1:
+            return x
+        return self.nodes.collective(name, machine_ops.all_reduce_start, x, axis)
