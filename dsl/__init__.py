@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moec.dsl.config import checkpoint_config, checkpoint_overrides, spec_from_config
 from moec.dsl.diagnostics import Diagnostic, SourceErrors
-from moec.dsl.load import load, load_text
+from moec.dsl.load import load, load_text, read_text
 from moec.dsl.render import render_data, render_text
 from moec.dsl.report import explain, explicit_text, format_text, summary, summary_text
 from moec.dsl.spec import Spec
@@ -20,6 +20,7 @@ __all__ = [
     "format_text",
     "load",
     "load_text",
+    "read_text",
     "render_data",
     "render_text",
     "spec_from_config",

@@ -54,6 +54,15 @@ def load_text(
     return _load(SourceText(name, text), folder or Path(), name, overrides, resolver)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file. Raises SourceErrors if it has none that can be read."""
+    bag = DiagnosticBag()
+    source = bag.attempt(read_source, path)
+    bag.raise_if_any()
+    assert source is not None
+    return source.text
+
+
 def parse_source(source: SourceText) -> s.File:
     """The syntax tree of one text, `use` not followed. Raises SourceErrors."""
     bag = DiagnosticBag()
