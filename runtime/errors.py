@@ -96,3 +96,10 @@ class NumericalError(RuntimeFailure):
     """A loss or a gradient is not finite."""
 
     exit_code = ExitCode.NUMERICAL
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says; the system's own errors as `path: what is wrong`, without their number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__

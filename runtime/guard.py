@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moec.runtime.errors import EnvironmentMismatch, ExitCode
+from moec.runtime.errors import EnvironmentMismatch, ExitCode, message_of
 from moec.runtime.launch import Launch, current_job, discover
 from moec.runtime.transport.api import Transport
 from moec.runtime.transport.factory import connect_mpi
@@ -56,7 +56,7 @@ def describe(error: BaseException) -> str:
     if exit_code_of(error) == ExitCode.INTERNAL:
         message = "".join(traceback.format_exception(error)).rstrip()
     else:
-        message = str(error) or type(error).__name__
+        message = message_of(error)
     for label, name in (("during", "operation"), ("from", "origin")):
         if detail := getattr(error, name, ""):
             message += f"\n  {label} {detail}"

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from moec.runtime.data.megatron import MegatronStream
 from moec.runtime.data.stream import ArrayStream, TokenStream
-from moec.runtime.data.text import documents
+from moec.runtime.data.text import check_files, documents
 from moec.runtime.data.tokenizer import Tokenizer
+from moec.runtime.errors import UserError
 
 
 def open_stream(data: str, tokenizer: Tokenizer, vocab: int) -> TokenStream:
@@ -29,6 +30,17 @@ def open_stream(data: str, tokenizer: Tokenizer, vocab: int) -> TokenStream:
     if prefix is not None:
         return MegatronStream(prefix, vocab)
     return ArrayStream(data, joined(documents(data), tokenizer), vocab)
+
+
+def check_exists(data: str) -> None:
+    """Raises UserError if `open_stream` would find nothing there; reads nothing."""
+    prefix = _megatron_prefix(data)
+    if prefix is None:
+        check_files(data)
+        return
+    for path in (Path(f"{prefix}.idx"), Path(f"{prefix}.bin")):
+        if not os.path.isfile(path):
+            raise UserError(f"no file {path}")
 
 
 def joined(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.integer]]:

@@ -40,6 +40,12 @@ def documents(data: str) -> Iterator[str]:
             yield _text(path)
 
 
+def check_files(data: str) -> None:
+    """Raises UserError if there is no corpus at `data`; reads nothing."""
+    if data != BUILTIN:
+        _files(data)
+
+
 def _files(data: str) -> list[tuple[Path, str]]:
     """The files of a corpus, each with the field that holds its text."""
     path = Path(data)

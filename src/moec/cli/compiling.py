@@ -64,7 +64,7 @@ def _show_bundle(path: Path) -> None:
     bundle = read_bundle(path)
     manifest = bundle.manifest
     print(
-        f"{manifest.model}: {manifest.parameters:,} parameters, {manifest.world} ranks, "
+        f"{manifest.model}: {manifest.parameters:,} parameters, {manifest.world} rank{'s' * (manifest.world > 1)}, "
         f"digest {bundle.digest[:16]}\n"
     )
     print("\n\n".join(map(listing, bundle.programs.values())))
@@ -116,7 +116,7 @@ def compile_to(spec: str, out: Path, overrides: list[str] | None, ranks: int | N
     kinds = len(described.buffers)
     instructions = sum(len(program.instructions) for program in compiled.programs.values())
     return (
-        f"{described.model}: {described.parameters:,} parameters for {mesh.world} ranks "
+        f"{described.model}: {described.parameters:,} parameters for {mesh.world} rank{'s' * (mesh.world > 1)} "
         f"(expert {mesh.expert}, shard {mesh.shard}, replicate {mesh.replicate})\n"
         f"  {kinds} kinds of region, {instructions:,} instructions, digest {digest[:16]}"
     )

@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 def load(spec: str, overrides: list[str] | None = None) -> dsl.Spec:
     """A spec by path or shipped name. Raises SourceErrors."""
-    return dsl.load(spec, overrides or (), models.read)
+    return dsl.load(spec, overrides or (), models.read, models.names())
 
 
 def check(spec: Specification, overrides: Overrides = None, as_json: AsJson = False) -> int:
@@ -60,20 +60,21 @@ def fmt(
     ] = False,
 ) -> int:
     """Bring a file into canonical form, in place; a shipped model is printed."""
+    if explicit and only_check:
+        raise typer.BadParameter("--check and --explicit do not go together")
     if explicit:
         print(dsl.explicit_text(load(spec)), end="")
         return 0
-    path = Path(spec)
-    if not path.is_file() and (shipped := models.read(spec)) is not None:
-        print(dsl.format_text(shipped[1], shipped[0]), end="")
-        return 0
-    text = path.read_text(encoding="utf-8")
+    path, shipped = Path(spec), models.read(spec)
+    text = dsl.read_text(path) if shipped is None or path.is_file() else shipped[1]
     formatted = dsl.format_text(text, spec)
     if only_check:
         if formatted != text:
             print(f"{spec} is not in canonical form: run moec fmt {spec}", file=sys.stderr)
         return int(formatted != text)
-    if formatted != text:
+    if not path.is_file():
+        print(formatted, end="")
+    elif formatted != text:
         path.write_text(formatted, encoding="utf-8")
     return 0
 

@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from moec import __version__
 from moec.cli import compiling, exchanging, language, running
 from moec.dsl import SourceErrors, render_text
+from moec.runtime.errors import message_of
 
 app = typer.Typer(
     name="moec",
@@ -46,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     Failures of the user's making are messages, not tracebacks.
     """
     try:
-        result = app(list(arguments), standalone_mode=False)
+        result = app(list(arguments), prog_name="moec", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except SourceErrors as errors:
         print(render_text(errors.diagnostics), file=sys.stderr)
@@ -70,7 +71,7 @@ def _show(error: TyperException) -> None:
     if callable(show):
         show()
     else:
-        print(f"moec: error: {error}", file=sys.stderr)
+        print(f"moec: error: {message_of(error)}", file=sys.stderr)
 
 
 def _report(error: Exception) -> int:
@@ -80,5 +81,5 @@ def _report(error: Exception) -> int:
         traceback.print_exception(error)
         print("moec: this is a bug of moec, not of your input", file=sys.stderr)
         return 70
-    print(f"moec: error: {error}", file=sys.stderr)
+    print(f"moec: error: {message_of(error)}", file=sys.stderr)
     return int(code)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from moec import models
 from moec.cli.compiling import compile_to
-from moec.cli.language import Overrides
+from moec.cli.language import AsJson, Overrides
+from moec.runtime.errors import EnvironmentMismatch, UserError
 
 Target = Annotated[
     str,
@@ -66,18 +70,19 @@ def run(
             "--resume is not supported yet: a run saves its weights at the end, and no state"
         )
     out = out or Path("runs") / _name(target)
-    bundle = _bundle(target, out, overrides, processes)
-    world = _world(bundle)
-    if _must_start_ranks(target, processes, world):
-        arguments = ["run", str(bundle), "--data", data, "--out", str(out)]
-        for option, value in (("--steps", steps), ("--init", init), ("--tokenizer", tokenizer)):
-            arguments += [option, str(value)] if value is not None else []
-        return _start(processes or world, arguments, transport)
-    from moec.runtime.guard import run_rank
-    from moec.runtime.run import RunOptions, run_training
 
-    options = RunOptions(bundle, data, out, steps, init, tokenizer, transport)
-    return run_rank(lambda: run_training(options))
+    def train(bundle: Path) -> int:
+        from moec.runtime.run import RunOptions, run_training
+
+        return run_training(RunOptions(bundle, data, out, steps, init, tokenizer, transport))
+
+    if not _launched():
+        _check_paths(data, out, init, tokenizer)
+    arguments = ["--data", data, "--out", str(out)]
+    for option, value in (("--steps", steps), ("--init", init), ("--tokenizer", tokenizer)):
+        arguments += [option, str(value)] if value is not None else []
+    ranks = _Ranks("run", arguments, processes, transport)
+    return ranks.carry_out(train, target, overrides, out)
 
 
 def verify(
@@ -85,22 +90,19 @@ def verify(
     transport: Transport = None,
     processes: Processes = None,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Compare the ranks of this plan, on a small model of the same kind, with one rank, in float64."""
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="moec-verify-") as scratch:
-        bundle = _bundle(target, Path(scratch), overrides, processes)
-        world = _world(bundle)
-        if _must_start_ranks(target, processes, world):
-            return _start(
-                processes or world, ["verify", str(bundle), *(["--json"] if as_json else [])], transport
-            )
+    def compare(bundle: Path) -> int:
         from moec.cli.verifying import verify_ranks
-        from moec.runtime.guard import run_rank
 
-        return run_rank(lambda: verify_ranks(bundle, transport, as_json))
+        return verify_ranks(bundle, transport, as_json)
+
+    ranks = _Ranks("verify", ["--json"] if as_json else [], processes, transport)
+    with tempfile.TemporaryDirectory(prefix="moec-verify-") as scratch:
+        return ranks.carry_out(compare, target, overrides, Path(scratch))
 
 
 def batches(
@@ -134,24 +136,17 @@ def _name(target: str) -> str:
     return Path(target).name.removesuffix(".moe")
 
 
-def _bundle(target: str, out: Path, overrides: list[str] | None, processes: int | None) -> Path:
-    """The bundle to run: `target` itself, or what it compiles to, in `out`."""
-    if (Path(target) / "manifest.json").is_file() or (Path(target).is_dir() and not overrides):
-        if overrides:
-            raise typer.BadParameter("--set changes a spec: this is a bundle, which is compiled already")
-        return Path(target)
-    if _launched():
-        raise typer.BadParameter(
-            "under mpirun, give a bundle: run `moec compile` first, or start `moec run SPEC -n N`"
-        )
-    print(compile_to(target, out / "bundle", overrides, processes))
-    return out / "bundle"
+def _check_paths(data: str, out: Path, init: str | None, tokenizer: str | None) -> None:
+    """Refuse a slip in a path before anything is compiled or started; ranks look closer."""
+    from moec.runtime.data.source import check_exists
+    from moec.runtime.data.tokenizer import open_tokenizer
 
-
-def _world(bundle: Path) -> int:
-    from moec.runtime.abi.bundle import read_manifest
-
-    return read_manifest(bundle).world
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: a folder is expected")
+    check_exists(data)
+    open_tokenizer(tokenizer)
+    if init is not None and not Path(init.removeprefix("hf:")).is_dir():
+        raise UserError(f"--init {init}: there is no such folder")
 
 
 def _launched() -> bool:
@@ -161,21 +156,88 @@ def _launched() -> bool:
     return discover().kind != "single"
 
 
-def _must_start_ranks(target: str, processes: int | None, world: int) -> bool:
-    """Ranks are started for -n, and for a spec that wants more than one; a bundle waits for its mpirun."""
-    if _launched():
-        return False
-    if processes is not None:
-        return processes > 1 or world > 1
-    return world > 1 and not (Path(target) / "manifest.json").is_file()
+def _as_rank(main: Callable[[], int]) -> int:
+    from moec.runtime.guard import run_rank
+
+    return run_rank(main)
 
 
-def _start(ranks: int, arguments: list[str], transport: str | None) -> int:
-    """Run `moec` with these arguments on ranks of this machine."""
-    from moec.runtime.mpirun import start
+def _is_bundle(target: str) -> bool:
+    """Whether a path is meant for a bundle: a folder, unless a shipped model has its name."""
+    path = Path(target)
+    return (path / "manifest.json").is_file() or (path.is_dir() and models.read(target) is None)
 
-    if sys.stdout.isatty():  # ranks write into a pipe: tell rank 0 that somebody watches
-        os.environ.setdefault("MOEC_TERMINAL", "1")
-        os.environ.setdefault("COLUMNS", str(os.get_terminal_size().columns))
-    chosen = ["--transport", transport] if transport else []
-    return start(ranks, [sys.executable, "-m", "moec", *arguments, *chosen])
+
+@dataclass(frozen=True)
+class _Ranks:
+    """A command that ranks do: its name and `arguments` for a rank beside the bundle, and what -n says."""
+
+    command: str
+    arguments: list[str]
+    processes: int | None
+    transport: str | None
+
+    def carry_out(
+        self, work: Callable[[Path], int], target: str, overrides: list[str] | None, folder: Path
+    ) -> int:
+        """Do `work` on a bundle: as a rank of a job that was launched, on ranks started here, or alone.
+
+        `target` is the bundle, or a spec that is compiled into `folder` first.
+        """
+        if _launched():
+            return _as_rank(lambda: work(self._launched_bundle(target, overrides)))
+        bundle = self._compiled(target, overrides, folder)
+        ranks = self._ranks_to_start(bundle, compiled_here=bundle != Path(target))
+        return _as_rank(lambda: work(bundle)) if ranks is None else self._start(ranks, bundle)
+
+    def _launched_bundle(self, target: str, overrides: list[str] | None) -> Path:
+        """The bundle of a rank that a launcher started: it can only be there already."""
+        if self.processes is not None:
+            raise UserError("-n starts ranks, and these are started already: leave it out under mpirun")
+        if not _is_bundle(target):
+            raise UserError(
+                f"under mpirun, give a bundle: `moec compile {target} -o BUNDLE` makes one; "
+                f"or let `moec {self.command} {target} -n N` start the ranks"
+            )
+        _refuse_overrides(overrides)
+        return Path(target)
+
+    def _compiled(self, target: str, overrides: list[str] | None, folder: Path) -> Path:
+        if _is_bundle(target):
+            _refuse_overrides(overrides)
+            return Path(target)
+        print(compile_to(target, folder / "bundle", overrides, self.processes), file=sys.stderr)
+        return folder / "bundle"
+
+    def _ranks_to_start(self, bundle: Path, compiled_here: bool) -> int | None:
+        """How many to start; a bundle for several waits for its mpirun, or for -n."""
+        from moec.runtime.abi.bundle import read_manifest
+
+        world = read_manifest(bundle).world
+        if self.processes not in (None, world):
+            raise EnvironmentMismatch(
+                f"{bundle} is for {world} rank{'s' * (world > 1)} and -n asks for {self.processes}: "
+                f"give -n {world}, or compile again for {self.processes}"
+            )
+        if world > 1 and self.processes is None and not compiled_here:
+            raise EnvironmentMismatch(
+                f"{bundle} is for {world} ranks: start them with `mpirun -n {world} moec {self.command} "
+                f"{bundle} ...`, or on this machine with -n {world}"
+            )
+        return world if world > 1 else None
+
+    def _start(self, ranks: int, bundle: Path) -> int:
+        """Run `moec` on ranks of this machine."""
+        from moec.runtime.mpirun import start
+
+        if sys.stdout.isatty():  # ranks write into a pipe: tell rank 0 that somebody watches
+            os.environ.setdefault("MOEC_TERMINAL", "1")
+            os.environ.setdefault("COLUMNS", str(os.get_terminal_size().columns))
+        chosen = ["--transport", self.transport] if self.transport else []
+        command = [sys.executable, "-m", "moec", self.command, str(bundle), *self.arguments, *chosen]
+        return start(ranks, command)
+
+
+def _refuse_overrides(overrides: list[str] | None) -> None:
+    if overrides:
+        raise UserError("--set changes a spec: this is a bundle, which is compiled already")
