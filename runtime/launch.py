@@ -31,7 +31,7 @@ LAUNCHERS: dict[Kind, str] = {
     "single": "no launcher",
 }
 current_job: ContextVar[Transport | None] = ContextVar("current_job", default=None)
-"""The transport that this process has joined a job with: the way to end that job."""
+"""The transport that this process has joined a job with, set by the transport: the way to end that job."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from importlib import import_module
 import torch
 
 from moec.runtime.errors import UserError
-from moec.runtime.launch import Launch, check_library, check_world, current_job, discover
+from moec.runtime.launch import Launch, check_library, check_world, discover
 from moec.runtime.transport.api import Transport
 from moec.runtime.transport.single import SingleTransport
 
@@ -29,9 +29,7 @@ def make_transport(
     """
     if name not in NAMES:
         raise UserError(f"there is no transport {name!r}; choose one of {', '.join(NAMES)}")
-    transport = _connect(name, device, timeout_s, launch or discover())
-    current_job.set(transport)
-    return transport
+    return _connect(name, device, timeout_s, launch or discover())
 
 
 def connect_mpi(launch: Launch, device: torch.device | None = None) -> Transport:

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from moec.runtime.errors import EnvironmentMismatch
+from moec.runtime.launch import current_job
 from moec.runtime.transport.api import Group, Handle, TransportError
 from moec.runtime.transport.common import (
     Ready,
@@ -327,6 +328,7 @@ class MpiTransport:
         self.rank, self.world = self._comm.rank, self._comm.size
         self._progress = _Progress()
         self._groups: list[MpiGroup] = []
+        current_job.set(self)
 
     def groups(self, axes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Group]:
         """Create and warm this rank's group for every axis: two communicators, or none for size one."""

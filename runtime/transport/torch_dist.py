@@ -17,6 +17,7 @@ torchrun, the store is the one that torchrun's variables name.
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import socket
@@ -33,6 +34,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from moec.runtime.errors import EnvironmentMismatch
+from moec.runtime.launch import current_job
 from moec.runtime.transport.api import Group, Handle, Transport, TransportError
 from moec.runtime.transport.common import (
     Ready,
@@ -222,6 +224,9 @@ class TorchTransport:
             raise EnvironmentMismatch("torch.distributed is already in use in this process")
         with Translated("connect", RuntimeError):  # gloo in any case: messages are on the host
             dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=self._timeout)
+        current_job.set(self)
+        # gloo's threads crash in an interpreter that ends while they let go of a tensor.
+        atexit.register(self._destroy)
 
     def groups(self, axes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Group]:
         """Create and warm this rank's process group for every axis, none for axes of size one."""
@@ -269,8 +274,12 @@ class TorchTransport:
     def close(self) -> None:
         """Destroy the process groups."""
         self.exchange(b"")  # rank 0 has the store: nobody leaves before all are done
-        dist.destroy_process_group()
+        self._destroy()
         self._control.close()
+
+    def _destroy(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def connect_over(
