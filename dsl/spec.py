@@ -248,6 +248,12 @@ class ParallelSpec:
     expert_shard: int | None = None
     replicate_given: bool = field(default=False, compare=False)
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
+    origins: tuple[tuple[str, Origin], ...] = field(default=(), compare=False, repr=False)
+
+    def at(self, *names: str) -> Origin:
+        """Where the first of these degrees was given that was; the place of the block if none was."""
+        given = dict(self.origins)
+        return next((given[name] for name in names if name in given), self.origin)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
     rest = [name for name in ("expert", "shard", "replicate") if getattr(parallel, name) is None]
     if rest and ranks is None:
         raise CompileError(
-            f"{rest[0]} = rest needs the number of ranks", parallel.origin, "give --ranks N, or a number"
+            f"{rest[0]} = rest needs the number of ranks", parallel.at(rest[0]), "give --ranks N, or a number"
         )
     replicate, shard = _dense_degrees(parallel, ranks)
     world = replicate * shard
     if ranks is not None and world != ranks:
         raise CompileError(
             f"replicate * shard = {replicate} * {shard} = {world}, but there are {ranks} ranks",
-            parallel.origin,
+            parallel.at("shard", "replicate"),
             _nearest_help(parallel, ranks),
         )
     expert = world if parallel.expert is None else parallel.expert
@@ -27,7 +27,7 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
         raise CompileError(
             f"expert must divide replicate * shard: {world} = {replicate} * {shard} "
             f"is no multiple of {expert}",
-            parallel.origin,
+            parallel.at("expert"),
             f"legal values of expert: {_divisors(world)}",
         )
     expert_shard = parallel.expert_shard or max(1, shard // expert)
@@ -36,7 +36,7 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
             "expert * expert_shard must divide replicate * shard: "
             f"{expert} * {expert_shard} = {expert * expert_shard} does not divide "
             f"{replicate} * {shard} = {world}",
-            parallel.origin,
+            parallel.at("expert_shard", "expert"),
             f"legal values of expert_shard: {_divisors(world // expert)}",
         )
     return Mesh(replicate=replicate, shard=shard, expert=expert, expert_shard=expert_shard)
@@ -60,7 +60,7 @@ def _rest(name: str, other: str, degree: int | None, ranks: int | None, parallel
     if ranks % degree:
         raise CompileError(
             f"{name} = rest: {ranks} ranks are no multiple of {other} = {degree}",
-            parallel.origin,
+            parallel.at(name),
             f"legal values of {other}: {_divisors(ranks)}",
         )
     return ranks // degree

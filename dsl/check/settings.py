@@ -95,8 +95,13 @@ def check_parallel(block: s.Block | None, bag: DiagnosticBag) -> m.ParallelSpec:
         label = f"{' and '.join(f'`{name}`' for name in rests)} cannot all be what the others leave"
         bag.add(c.TWO_RESTS.at(found.span(rests[-1]), label))
     expert_shard = found.read("expert_shard", partial(_degree, "expert_shard"), None)
-    given = found.has("replicate")
-    return m.ParallelSpec(**degrees, expert_shard=expert_shard, replicate_given=given, origin=found.origin())
+    return m.ParallelSpec(
+        **degrees,
+        expert_shard=expert_shard,
+        replicate_given=found.has("replicate"),
+        origin=found.origin(),
+        origins=tuple((name, setting.value.span.origin()) for name, setting in found.by_name.items()),
+    )
 
 
 def _degree(name: str, expr: s.Expr) -> int | None:
