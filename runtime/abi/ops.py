@@ -209,7 +209,9 @@ dispatch.register_autograd(_dispatch_backward, setup_context=_dispatch_saves)
 def combine(rows: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """(N, D), (T, K) -> (T, D): the weighted sum of a token's expert outputs, in the order of its choices."""
     tokens, k = weights.shape
-    return torch.bmm(weights.unsqueeze(1), rows.index_select(0, inverse).view(tokens, k, -1)).squeeze(1)
+    return torch.bmm(
+        weights.unsqueeze(1), rows.index_select(0, inverse).view(tokens, k, rows.shape[1])
+    ).squeeze(1)
 
 
 @combine.register_fake

@@ -66,6 +66,9 @@ def _check_program(program: Program, programs: Mapping[str, Program], where: str
     known, called = set(program.inputs), set[str]()
     if len(known) != len(program.inputs):
         raise FormatError(f"{where}: {program.name}: two inputs of one name")
+    ports = len(program.inputs), len(program.outputs)
+    if ports != (len(program.input_labels), len(program.output_labels)):
+        raise FormatError(f"{where}: {program.name}: labels do not match inputs and outputs")
     for instruction in program.instructions:
         at = f"{where}: {program.name}: %{instruction.name}"
         if missing := uses(instruction) - known:
