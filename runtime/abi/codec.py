@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import types
 import typing
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 T = TypeVar("T")
 
 _MAX_DEPTH = 64
-_MAX_FLOAT = 1 << 1023  # integers below it are finite as floats
 
 
 class FormatError(Exception):
@@ -126,7 +126,7 @@ def _read_scalar(kind: Any, data: Any, where: str) -> Any:
         _expect(data is None, where, "null", data)
         return None
     if kind is float:
-        _expect(type(data) in (int, float) and abs(data) < _MAX_FLOAT, where, "a number", data)
+        _expect(type(data) in (int, float) and abs(data) <= sys.float_info.max, where, "a number", data)
         return float(data)
     _expect(type(data) is kind, where, kind.__name__, data)
     return data

@@ -1,0 +1,319 @@
+"""Bundles: data that is read back equal, written whole or not at all, and refused when it is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moec.compiler.emit.bundle import save
+from moec.compiler.pipeline import Compiled, compile_spec
+from moec.runtime.abi import bundle as bundles
+from moec.runtime.abi.bundle import NotABundleError, read_bundle, read_manifest, write_bundle
+from moec.runtime.abi.codec import FormatError, dump
+from small_models import small_spec
+
+FILES = ("checkpoint.json", "listing.txt", "manifest.json", "model.moe", "programs.json")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Compiled:
+    return compile_spec(small_spec("gated", expert=2, shard=2, replicate=2))
+
+
+@pytest.fixture
+def path(compiled: Compiled, tmp_path: Path) -> Path:
+    """A good bundle."""
+    save(compiled, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def seal(path: Path, **files: bytes) -> None:
+    """Write files into a bundle and make its manifest vouch for them, as an attacker would."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    for name, raw in files.items():
+        file = name.replace("_", ".")
+        (path / file).write_bytes(raw)
+        manifest["files"][file] = hashlib.sha256(raw).hexdigest()
+    (path / "manifest.json").write_bytes(dump(manifest))
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Change the data of the manifest."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+# --- round trip ---
+
+
+def test_a_bundle_is_read_back_equal(compiled: Compiled, tmp_path: Path) -> None:
+    digest = save(compiled, tmp_path / "made" / "bundle")
+    found = read_bundle(tmp_path / "made" / "bundle")
+    assert dict(found.programs) == compiled.programs
+    assert found.source == compiled.spec.text
+    assert found.digest == digest
+    assert found.manifest.mesh == compiled.plan.mesh
+    assert found.manifest.buffers == compiled.plan.buffers
+    assert read_manifest(tmp_path / "made" / "bundle") == found.manifest
+
+
+def test_a_bundle_holds_the_files_that_it_says_and_anyone_may_read_them(path: Path) -> None:
+    assert tuple(sorted(content(path))) == FILES
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_same_compilation_makes_the_same_bytes(compiled: Compiled, path: Path, tmp_path: Path) -> None:
+    again = compile_spec(compiled.spec)
+    save(again, tmp_path / "again")
+    assert content(tmp_path / "again") == content(path)
+
+
+def test_write_of_what_was_read_changes_nothing(path: Path, tmp_path: Path) -> None:
+    found = read_bundle(path)
+    write_bundle(tmp_path / "copy", found.manifest, found.programs, found.checkpoint, found.source)
+    assert content(tmp_path / "copy") == content(path)
+
+
+# --- damage ---
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_truncated_file_is_damage(path: Path, name: str, keep: float) -> None:
+    raw = (path / name).read_bytes()
+    (path / name).write_bytes(raw[: int(len(raw) * keep)])
+    if raw[: int(len(raw) * keep)] == raw:
+        (path / name).write_bytes(b" ")  # an empty file is cut short by nothing
+    with pytest.raises(FormatError) as error:
+        read_bundle(path)
+    assert error.value.exit_code == 76
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_anywhere_is_damage(path: Path, name: str) -> None:
+    """In the manifest, a flip can leave a number that is as legal as the one before: the digest tells."""
+    digest, raw = read_bundle(path).digest, (path / name).read_bytes()
+    for at in range(0, len(raw), max(1, len(raw) // 40)):
+        (path / name).write_bytes(raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :])
+        found = outcome(path)
+        if name == "manifest.json":
+            assert found in (76, 1) or found != digest
+        else:
+            assert found == 76
+
+
+def outcome(path: Path) -> str | int:
+    """The digest of a bundle, or the exit code of why it has none."""
+    try:
+        return read_bundle(path).digest
+    except FormatError as error:
+        return error.exit_code
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"manifest.json"}))
+def test_a_missing_file_is_damage_and_is_named(path: Path, name: str) -> None:
+    (path / name).unlink()
+    with pytest.raises(FormatError, match=rf"{name} is missing") as error:
+        read_bundle(path)
+    assert error.value.exit_code == 76
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"manifest.json"}))
+def test_what_is_no_file_is_not_opened(path: Path, name: str) -> None:
+    """A pipe in the place of a file would keep a reader waiting for ever."""
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    with pytest.raises(FormatError, match=rf"{name} is missing"):
+        read_bundle(path)
+
+
+def test_a_file_beyond_its_limit_is_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bundles._LIMITS_BYTES, "model.moe", 10)
+    with pytest.raises(FormatError, match=r"model\.moe is larger than 10 bytes"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("mesh"), r"missing keys \['mesh'\]"),
+        (lambda m: m.update(code="import os"), r"unknown keys \['code'\]"),
+        (lambda m: m["files"].update({"../x": "0"}), "files are not those of a bundle"),
+        (lambda m: m["files"].pop("model.moe"), "files are not those of a bundle"),
+        (lambda m: m["mesh"].update(expert=3), "does not divide 4 ranks"),
+        (lambda m: m["mesh"].update(shard=0), "degrees are at least 1"),
+        (lambda m: m.update(dtype="float16"), "expected one of"),
+        (lambda m: m.update(init_std=True), "expected a number"),
+        (lambda m: m["chain"].append(["layers.9", "layer_9"]), "no buffers of 'layer_9'"),
+        (lambda m: m["chain"].append(["layers.9", "layer_0"]), "step does not take the state"),
+        (lambda m: m["training"]["schedule"].update(kind="eval"), "expected one of"),
+    ],
+)
+def test_a_manifest_that_breaks_a_rule_is_damage(
+    path: Path, change: Callable[[Any], None], message: str
+) -> None:
+    edit(path, change)
+    with pytest.raises(FormatError, match=message) as error:
+        read_bundle(path)
+    assert error.value.exit_code == 76
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"programs_json": b"[]"}, "expected an object with places and programs"),
+        ({"programs_json": b'{"places": [], "programs": []}'}, "no program named step"),
+        ({"programs_json": b"[" * 100_000}, "not valid JSON"),
+        ({"programs_json": b'{"places": [], "places": [], "programs": []}'}, "a key stands twice"),
+        ({"programs_json": b'{"places": [], "programs": [NaN]}'}, "NaN is no number"),
+        ({"checkpoint_json": b'{"tensors": {"a": 1}, "ignored": []}'}, r"tensors\.a: expected str"),
+        ({"checkpoint_json": b"[1]"}, "expected an object"),
+        ({"model_moe": b"\xff"}, r"model\.moe: not UTF-8"),
+    ],
+    ids=str,
+)
+def test_files_that_a_manifest_vouches_for_are_checked_all_the_same(
+    path: Path, files: dict[str, bytes], message: str
+) -> None:
+    seal(path, **files)
+    with pytest.raises(FormatError, match=message) as error:
+        read_bundle(path)
+    assert error.value.exit_code == 76
+
+
+def test_nothing_in_a_bundle_runs(path: Path, tmp_path: Path) -> None:
+    """Names that are code in Python, in a shell, in format strings and in pickles are names here."""
+    mark = tmp_path / "mark"
+    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    hostile = [code, f"$(touch {mark})", "{0.__class__.__init__.__globals__}", "cos\nsystem\n(S'id'\ntR."]
+    names = {"tensors": {name: name for name in hostile}, "ignored": hostile}
+    seal(path, checkpoint_json=dump(names), listing_txt=code.encode())
+    edit(path, lambda m: m.update(model=code, options={name: name for name in hostile}))
+    found = read_bundle(path)
+    assert list(found.checkpoint.tensors) == list(found.checkpoint.ignored) == hostile
+    assert found.manifest.model == code
+    assert not mark.exists()
+
+
+# --- what is no bundle ---
+
+
+def test_a_folder_of_something_else_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "manifest.json").write_text('{"name": "web app", "icons": []}')
+    for other in (tmp_path / "page", tmp_path, tmp_path / "nothing", Path(__file__)):
+        for read in (read_bundle, read_manifest):
+            with pytest.raises(NotABundleError) as error:
+                read(other)
+            assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_version_says_to_compile_again(path: Path, version: Any) -> None:
+    edit(path, lambda m: m.update(version=version, new_key=1))
+    with pytest.raises(
+        NotABundleError, match=f"bundle format {version}; this moec reads 1: compile again"
+    ) as error:
+        read_bundle(path)
+    assert error.value.exit_code == 1
+
+
+# --- writing ---
+
+
+def test_a_bundle_replaces_a_bundle_of_any_version(compiled: Compiled, path: Path) -> None:
+    edit(path, lambda m: m.update(version=0))
+    save(compiled, path)
+    assert dict(read_bundle(path).programs) == compiled.programs
+    assert os.listdir(path.parent) == ["bundle"]
+
+
+def foreign(path: Path) -> Iterator[Path]:
+    """Things in the place of a bundle that somebody may want to keep."""
+    (path / "notes").mkdir(parents=True)
+    (path / "notes" / "thesis.txt").write_text("x")
+    yield path / "notes"
+    (path / "page").mkdir()
+    (path / "page" / "manifest.json").write_text('{"name": "web app"}')
+    yield path / "page"
+    (path / "file").write_text("x")
+    yield path / "file"
+
+
+def test_nothing_but_a_bundle_is_replaced(compiled: Compiled, tmp_path: Path) -> None:
+    for other in foreign(tmp_path / "foreign"):
+        before = content(tmp_path)
+        with pytest.raises(NotABundleError, match="exists and is no bundle: not replaced") as error:
+            save(compiled, other)
+        assert error.value.exit_code == 1
+        assert content(tmp_path) == before
+
+
+def test_a_bundle_that_somebody_put_files_into_is_not_replaced(compiled: Compiled, path: Path) -> None:
+    (path / "notes.txt").write_text("x")
+    with pytest.raises(NotABundleError, match=r"holds 'notes\.txt' beside a bundle: not replaced"):
+        save(compiled, path)
+
+
+@pytest.mark.parametrize("call", range(7))
+def test_a_full_disk_leaves_all_as_it_was(
+    compiled: Compiled, path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Whichever file or folder it is that cannot be written."""
+    before, calls = content(path.parent), iter(range(100))
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if next(calls) == call:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    for target in (path.parent / "new", path):
+        calls = iter(range(100))
+        with pytest.raises(OSError, match="No space left"):
+            save(replaced(compiled), target)
+        if call < 6:  # the last one is for the name of what is there already
+            assert content(path.parent) == before
+    assert [name for name in os.listdir(path.parent) if name.startswith(".")] == []
+
+
+def replaced(compiled: Compiled) -> Compiled:
+    """Another bundle than that of the fixture."""
+    return replace(compiled, spec=replace(compiled.spec, text=compiled.spec.text + "# another\n"))
+
+
+@pytest.mark.parametrize("move", range(2))
+def test_a_bundle_that_cannot_be_moved_leaves_the_old_one(
+    compiled: Compiled, path: Path, monkeypatch: pytest.MonkeyPatch, move: int
+) -> None:
+    before, moves, rename = content(path.parent), iter(range(100)), Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if next(moves) == move:
+            raise OSError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Permission denied"):
+        save(replaced(compiled), path)
+    assert content(path.parent) == before
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(compiled: Compiled, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="file"):
+        save(compiled, tmp_path / "file" / "bundle")
+    assert content(tmp_path) == {"file": b"x"}

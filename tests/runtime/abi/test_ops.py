@@ -1,0 +1,291 @@
+"""Every operation computes its formula, has a fake kernel that tells the truth, and the right gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from moec.runtime.abi import expert_kernels, ops
+
+from .routes import Route, random, routes
+
+ROUTE = Route(torch.tensor([[3, 0], [0, 3], [2, 3], [3, 2], [0, 2]]), experts=5)  # nobody chose 1 and 4
+COUNTS = torch.tensor([2, 0, 3, 0])
+LEAST = settings(deadline=None, max_examples=60)
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
+    """Equal up to the rounding of float64 sums of some dozen terms of size one."""
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+# --- what they compute ---
+
+
+@LEAST
+@given(routes())
+def test_grouping_is_a_stable_sort_by_expert(route: Route) -> None:
+    flat = route.chosen.reshape(-1)
+    order = flat.argsort(stable=True)
+    assert order.tolist() == route.order.tolist()
+    assert ops.inverse_permutation(order).tolist() == route.inverse.tolist()
+    assert ops.histogram(flat, route.experts).tolist() == route.counts.tolist()
+
+
+@LEAST
+@given(routes(), st.integers(1, 4))
+def test_dispatch_copies_a_tokens_row_to_each_of_its_experts(route: Route, width: int) -> None:
+    x = random(len(route.chosen), width)
+    rows = ops.dispatch(x, route.order, route.inverse, route.chosen.shape[1])
+    close(rows, route.dispatch(x))
+    back = ops.undispatch(rows, route.inverse, route.chosen.shape[1])
+    close(back, x * route.chosen.shape[1])
+
+
+@LEAST
+@given(routes(), st.integers(1, 4))
+def test_combine_is_the_weighted_sum_of_a_tokens_rows(route: Route, width: int) -> None:
+    rows = random(route.chosen.numel(), width)
+    weights = random(*route.chosen.shape, seed=1)
+    close(ops.combine(rows, weights, route.order, route.inverse), route.combine(rows, weights))
+
+
+@LEAST
+@given(routes(), st.integers(1, 3))
+def test_gradients_of_dispatch_and_combine_are_those_of_loops(route: Route, width: int) -> None:
+    k = route.chosen.shape[1]
+    x, weights = random(len(route.chosen), width, grad=True), random(*route.chosen.shape, seed=1, grad=True)
+    grad = random(len(route.chosen), width, seed=2)
+    rows = ops.dispatch(x, route.order, route.inverse, k)
+    found = torch.autograd.grad(
+        ops.combine(rows * rows, weights, route.order, route.inverse), (x, weights), grad
+    )
+    plain = route.combine(route.dispatch(x).square(), weights)
+    if len(route.chosen):
+        for one, other in zip(found, torch.autograd.grad(plain, (x, weights), grad), strict=True):
+            close(one, other)
+
+
+@LEAST
+@given(st.permutations(range(6)))
+def test_permute_rows_is_undone_by_its_inverse(order: list[int]) -> None:
+    there = torch.tensor(order)
+    x = random(6, 2)
+    moved = ops.permute_rows(x, there, ops.inverse_permutation(there))
+    assert moved.tolist() == [x[i].tolist() for i in order]
+    assert torch.equal(ops.permute_rows(moved, ops.inverse_permutation(there), there), x)
+
+
+def plain_expert_mm(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    expert = torch.arange(len(counts)).repeat_interleave(counts)
+    return torch.einsum("ri,roi->ro", x, weight[expert])
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 3, 0], [0, 0, 0, 0], [0, 0, 0, 7], [1, 1, 1, 1]], ids=str)
+@pytest.mark.parametrize(("width", "out"), [(4, 8), (8, 4), (3, 5), (4, 1), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_expert_mm_with_empty_experts_no_rows_and_odd_widths(
+    counts: list[int], width: int, out: int, dtype: torch.dtype
+) -> None:
+    """float32 of aligned widths takes torch's grouped product, all else a product per expert."""
+    rows = sum(counts)
+    x, weight = random(rows, width).to(dtype), random(4, out, width, seed=1).to(dtype)
+    grad, at = random(rows, out, seed=2).to(dtype), torch.tensor(counts)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    close(ops.expert_mm(x, weight, at), plain_expert_mm(x, weight, at), tolerance)
+    close(ops.expert_mm(grad, weight.transpose(1, 2), at), plain_expert_mm(grad, weight.mT, at), tolerance)
+    expert = torch.arange(4).repeat_interleave(at)
+    expected = torch.stack([grad[expert == e].T @ x[expert == e] for e in range(4)])
+    close(ops.expert_mm_weight_grad(grad, x, at), expected, tolerance)
+
+
+@pytest.mark.parametrize("width", [4, 8, 20])
+def test_both_kernels_of_expert_mm_agree(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, grad = (
+        random(5, width).float(),
+        random(4, 12, width, seed=1).float(),
+        random(5, 12, seed=2).float(),
+    )
+    assert expert_kernels._grouped_accepts(x, 12, width)
+    grouped = ops.expert_mm(x, weight, COUNTS), ops.expert_mm_weight_grad(grad, x, COUNTS)
+    monkeypatch.setattr(expert_kernels, "_grouped_accepts", lambda *_: False)
+    looped = ops.expert_mm(x, weight, COUNTS), ops.expert_mm_weight_grad(grad, x, COUNTS)
+    for one, other in zip(grouped, looped, strict=True):
+        close(one, other, 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4, 6), (0, 5), (1, 1)], ids=str)
+def test_rms_norm(shape: tuple[int, ...]) -> None:
+    x, weight = random(*shape), random(shape[-1], seed=1)
+    out, rstd = ops.rms_norm(x, weight, 1e-3)
+    rms = (x.square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    close(out, x / rms * weight)
+    close(rstd, 1 / rms)
+
+
+def test_rms_norm_of_zeros_is_zero() -> None:
+    assert ops.rms_norm(torch.zeros(2, 4), torch.ones(4), 1e-6)[0].tolist() == [[0.0] * 4] * 2
+
+
+@pytest.mark.parametrize(("length", "half"), [(1, 1), (7, 3), (5, 8)])
+def test_rope_turns_pairs_as_complex_numbers(length: int, half: int) -> None:
+    x, theta = random(2, length, 3, 2 * half), 50.0
+    speed = theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * speed
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)[:, None]
+    expected = torch.cat([turned.real, turned.imag], -1)
+    close(ops.rope(x, theta, False), expected)
+    close(ops.rope(expected, theta, True), x)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
+    length, group = q.shape[1], q.shape[2] // k.shape[2]
+    scores = torch.einsum("bihd,bjhd->bhij", q, k.repeat_interleave(group, 2)) * scale
+    i, j = torch.arange(length)[:, None], torch.arange(length)
+    seen = (j <= i) & (j > i - window) if window else j <= i
+    scores = scores.masked_fill(~seen, -torch.inf)
+    out = torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v.repeat_interleave(group, 2))
+    return out, scores.logsumexp(-1)
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 7, 100])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(1, 1, 4), (4, 2, 6), (6, 1, 3)])
+def test_attention_is_softmax_over_the_keys_seen(heads: int, kv_heads: int, dim: int, window: int) -> None:
+    """Grouped queries share keys; a window of w sees the token itself and w - 1 before it."""
+    q, k, v = (
+        random(2, 7, heads, dim),
+        random(2, 7, kv_heads, dim, seed=1),
+        random(2, 7, kv_heads, dim, seed=2),
+    )
+    inputs = [t.requires_grad_() for t in (q, k, v)]
+    out, lse = ops.attention(q, k, v, 0.3, window)
+    plain, plain_lse = plain_attention(q, k, v, 0.3, window)
+    close(out, plain, 1e-10)
+    close(lse, plain_lse, 1e-10)
+    grad = random(2, 7, heads, dim, seed=3)
+    found = torch.autograd.grad(out, inputs, grad)
+    for one, other in zip(found, torch.autograd.grad(plain, inputs, grad), strict=True):
+        close(one, other, 1e-10)
+
+
+def test_attention_of_a_single_token_is_its_value() -> None:
+    v = random(3, 1, 2, 4, seed=2)
+    close(ops.attention(random(3, 1, 2, 4), random(3, 1, 2, 4, seed=1), v, 1.0, 0)[0], v)
+
+
+# --- gradients by finite differences ---
+
+
+def gradients() -> list[Any]:
+    order, inverse = ROUTE.order, ROUTE.inverse
+    x, rows, weights = (random(*s, grad=True) for s in ((5, 3), (10, 3), (5, 2)))
+    sorted_rows, experts = random(5, 3, grad=True), random(4, 2, 3, seed=1, grad=True)
+    heads, few = random(1, 4, 4, 2, grad=True), random(1, 4, 2, 2, seed=1, grad=True)
+    return [
+        pytest.param(lambda t: ops.dispatch(t, order, inverse, 2), (x,), id="dispatch"),
+        pytest.param(lambda r, w: ops.combine(r, w, order, inverse), (rows, weights), id="combine"),
+        pytest.param(lambda r: ops.permute_rows(r, order, inverse), (rows,), id="permute_rows"),
+        pytest.param(lambda r, w: ops.expert_mm(r, w, COUNTS), (sorted_rows, experts), id="expert_mm"),
+        pytest.param(
+            lambda t, w: ops.rms_norm(t, w, 1e-2)[0], (x, random(3, seed=4, grad=True)), id="rms_norm"
+        ),
+        pytest.param(lambda t: ops.rope(t, 10.0, False), (heads,), id="rope"),
+        pytest.param(lambda q, k: ops.attention(q, k, k, 0.5, 0)[0], (heads, few), id="attention"),
+        pytest.param(lambda q, k: ops.attention(q, k, k, 0.5, 2)[0], (heads, few), id="attention-window"),
+    ]
+
+
+@pytest.mark.parametrize(("function", "inputs"), gradients())
+def test_gradient(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
+    assert torch.autograd.gradcheck(function, inputs, eps=1e-6, atol=1e-6)
+
+
+# --- what torch asks of a custom operation ---
+
+
+def samples() -> dict[str, list[tuple[Any, ...]]]:
+    """Operation -> arguments, those of an operation with a gradient asking for it; empty inputs included."""
+    order, inverse, chosen = ROUTE.order, ROUTE.inverse, ROUTE.chosen.reshape(-1)
+    none, nothing = torch.tensor([], dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+    q, kv = random(2, 5, 4, 2), random(2, 5, 2, 2)
+    out, lse = ops.attention(q, kv, kv, 0.5, 3)
+    attended = random(2, 5, 4, 2, grad=True), random(2, 5, 2, 2, grad=True), random(2, 5, 2, 2, grad=True)
+    norm, empty = random(3, grad=True), random(0, 3)
+    return {
+        "histogram": [(chosen, 5), (none, 5)],
+        "inverse_permutation": [(order,), (none,)],
+        "permute_rows": [(random(10, 3, grad=True), order, inverse), (random(0, 3, grad=True), none, none)],
+        "dispatch": [(random(5, 3, grad=True), order, inverse, 2), (random(0, 3, grad=True), none, none, 2)],
+        "undispatch": [(random(10, 3), inverse, 2), (random(0, 3), none, 2)],
+        "combine": [(random(10, 3, grad=True), random(5, 2, grad=True), order, inverse)],
+        "combine_grad_rows": [(random(5, 3), random(5, 2), order), (random(0, 3), random(0, 2), none)],
+        "combine_grad_weights": [(random(5, 3), random(10, 3), inverse, 2), (empty, empty, none, 2)],
+        "expert_mm": [
+            (random(5, 3, grad=True), random(4, 2, 3, grad=True), COUNTS),
+            (random(0, 3, grad=True), random(4, 2, 3, grad=True), nothing),
+        ],
+        "expert_mm_weight_grad": [(random(5, 2), random(5, 3), COUNTS), (random(0, 2), empty, nothing)],
+        "rms_norm": [(random(5, 3, grad=True), norm, 1e-3), (random(2, 0, 3), norm, 1e-3)],
+        "rms_norm_backward": [(random(5, 3), random(5, 3), random(3), random(5, 1))],
+        "rope": [(random(2, 5, 3, 4, grad=True), 10.0, False), (random(2, 5, 3, 4), 10.0, True)],
+        "attention": [(*attended, 0.5, window) for window in (0, 3)],
+        "attention_backward": [(q, q, kv, kv, out, lse, 0.5, 3)],
+    }  # fmt: skip
+
+
+COLLECTIVES: dict[str, tuple[Any, ...]] = {
+    "all_to_all": (torch.zeros(3, 2), torch.tensor([1, 2]), torch.tensor([0, 4]), 4, "expert"),
+    "all_reduce": (torch.zeros(3, 2), "data"),
+    "shard_gather": (torch.zeros(3), 2, "shard"),
+    "reduce_scatter": (torch.zeros(6), 2, "shard"),
+}
+
+
+@pytest.mark.parametrize("name", samples())
+def test_torch_accepts(name: str) -> None:
+    """Schema, fake kernel, autograd registration and tracing agree with what the operation does."""
+    for arguments in samples()[name]:
+        torch.library.opcheck(getattr(torch.ops.moec, name).default, arguments)
+
+
+def test_every_operation_is_tested() -> None:
+    assert samples().keys() | COLLECTIVES.keys() == ops.KERNELS.keys()
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_a_collective_without_an_executor_says_what_is_missing(name: str) -> None:
+    with pytest.raises(ops.NoTransportError, match=f"{name} moves data between ranks"):
+        getattr(torch.ops.moec, name)(*COLLECTIVES[name])
+
+
+def test_collectives_tell_their_shapes() -> None:
+    shapes = {}
+    with FakeTensorMode() as fake:
+        for name, arguments in COLLECTIVES.items():
+            given = [fake.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments]
+            shapes[name] = tuple(getattr(torch.ops.moec, name)(*given).shape)
+    assert shapes == {
+        "all_to_all": (4, 2),
+        "all_reduce": (3, 2),
+        "shard_gather": (6,),
+        "reduce_scatter": (3,),
+    }
+
+
+def test_the_gradient_of_all_to_all_travels_back() -> None:
+    """Send and receive change places, and the rows are those that were sent."""
+    with FakeTensorMode() as fake:
+        x, send, receive, rows, axis = COLLECTIVES["all_to_all"]
+        x = fake.from_tensor(x).requires_grad_()
+        out = ops.all_to_all(x, fake.from_tensor(send), fake.from_tensor(receive), rows, axis)
+        (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
+        assert grad.shape == x.shape
