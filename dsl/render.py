@@ -94,7 +94,8 @@ def _window(span: Span, room: int) -> tuple[str, int, int]:
     start = min(span.column - 1 - skipped, len(line))
     end = len(line) if span.last_line > span.line else min(start + span.end - span.start, len(line))
     line, end = line.rstrip(), max(min(end, len(line.rstrip())), start)
-    if _cells(line) <= room:
+    beyond = 1 if start >= len(line) else 0  # a caret behind the end of the line
+    if _cells(line) + beyond <= room:
         return line, start, end - start
     first = max(0, start - _CONTEXT)
     head = "..." if first else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,6 +82,13 @@ def test_any_place_of_any_text_fits_eighty_columns(text: str, data: st.DataObjec
     lines = _rendered(text, start, end, data.draw(st.sampled_from(["here", "a long label " * 12])))
     assert all(len(line) <= 80 for line in lines)
     assert any("^" in line for line in lines)
+
+
+@pytest.mark.parametrize("length", range(60, 100))
+def test_a_caret_behind_a_line_of_any_length_fits(length: int) -> None:
+    lines = _rendered("a" * length, length, length)
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[4].index("^") == len(lines[3])
 
 
 @settings(max_examples=200, deadline=None)

@@ -92,6 +92,14 @@ def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
     assert codes(caught.value.diagnostics) == {c.NOT_TEXT.code}
 
 
+def test_a_text_is_read_as_it_is(tmp_path: Path) -> None:
+    text = 'use "base.moe"  # not followed\n'
+    _write(tmp_path, own=text)
+    assert dsl.read_text(tmp_path / "own.moe") == text
+    with pytest.raises(dsl.SourceErrors):
+        dsl.read_text(tmp_path / "missing.moe")
+
+
 def test_a_folder_and_a_missing_file_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.moe", tmp_path / ("a" * 300 + ".moe")):
         with pytest.raises(dsl.SourceErrors) as caught:
