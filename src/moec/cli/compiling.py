@@ -63,8 +63,9 @@ def _show_bundle(path: Path) -> None:
 
     bundle = read_bundle(path)
     manifest = bundle.manifest
+    plural = "s" * (manifest.world > 1)
     print(
-        f"{manifest.model}: {manifest.parameters:,} parameters, {manifest.world} rank{'s' * (manifest.world > 1)}, "
+        f"{manifest.model}: {manifest.parameters:,} parameters, {manifest.world} rank{plural}, "
         f"digest {bundle.digest[:16]}\n"
     )
     print("\n\n".join(map(listing, bundle.programs.values())))
@@ -112,11 +113,11 @@ def compile_to(spec: str, out: Path, overrides: list[str] | None, ranks: int | N
     compiled = compile_spec(load(spec, overrides), CompileOptions(ranks=ranks))
     digest = save(compiled, out)
     described = manifest(compiled)
-    mesh = described.mesh
+    mesh, plural = described.mesh, "s" * (described.mesh.world > 1)
     kinds = len(described.buffers)
     instructions = sum(len(program.instructions) for program in compiled.programs.values())
     return (
-        f"{described.model}: {described.parameters:,} parameters for {mesh.world} rank{'s' * (mesh.world > 1)} "
+        f"{described.model}: {described.parameters:,} parameters for {mesh.world} rank{plural} "
         f"(expert {mesh.expert}, shard {mesh.shard}, replicate {mesh.replicate})\n"
         f"  {kinds} kinds of region, {instructions:,} instructions, digest {digest[:16]}"
     )
