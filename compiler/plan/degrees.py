@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 from moec.compiler.errors import CompileError
 from moec.dsl.spec import ParallelSpec
 from moec.runtime.abi.mesh import Mesh
@@ -30,7 +32,7 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
             parallel.at("expert"),
             f"legal values of expert: {_divisors(world)}",
         )
-    expert_shard = parallel.expert_shard or max(1, shard // expert)
+    expert_shard = parallel.expert_shard or gcd(max(1, shard // expert), world // expert)
     if world % (expert * expert_shard):
         raise CompileError(
             "expert * expert_shard must divide replicate * shard: "
