@@ -30,7 +30,8 @@ model small {{
     attention = gqa(heads: 4, kv_heads: 2, head_dim: 4, {attention})
     dense     = swiglu(20)
     experts   = moe(
-        experts: {experts} of swiglu(12), {moe}
+        experts: {experts} of swiglu(12),
+        {moe}
         router:  {router},
         balance: {balance},
     )
