@@ -76,8 +76,9 @@ def agree(facts: dict[str, str], transport: Transport) -> None:
     for rank, answer in enumerate(answers):
         for name, fact in answers[0].items():
             if answer.get(name) != fact:
+                theirs = answer.get(name)
                 raise EnvironmentMismatch(
-                    f"rank {rank} has another {name} than rank 0: {answer.get(name)}, {fact}"
+                    f"not all ranks have the same {name}: rank 0 has {fact}, rank {rank} has {theirs}"
                 )
 
 

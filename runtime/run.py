@@ -62,12 +62,13 @@ def run_training(options: RunOptions) -> int:
         state = make_state(manifest, transport.rank, transport.device)
         _initialise(state, job, options.init)
         with _recorder(job, options.out, steps) as recorder:
+            trainer = Trainer(job, state, loader, total)
             try:
-                _train(Trainer(job, state, loader, total), steps, recorder)
+                _train(trainer, steps, recorder)
                 weights = options.out / WEIGHTS
                 save_weights(weights, state.buffers, state.parameters, state.mesh, job.groups, transport.rank)
             except BaseException as error:
-                mark_failed(options.out / STATUS, exit_code_of(error), describe(error))
+                _mark_failed(options.out / STATUS, error, trainer.last)
                 raise
             recorder.complete({"weights": weights})
     transport.close()
@@ -148,6 +149,11 @@ def _recorder(job: Job, out: Path, steps: int) -> Recorder:
 def _train(trainer: Trainer, steps: int, recorder: Recorder) -> None:
     for step in range(steps):
         recorder.step(_metrics(trainer.step(step)))
+
+
+def _mark_failed(status: Path, error: BaseException, last: StepResult | None) -> None:
+    done, loss = (last.step + 1, last.losses["loss"]) if last is not None else (0, None)
+    mark_failed(status, exit_code_of(error), describe(error), done, loss)
 
 
 def _metrics(result: StepResult) -> StepMetrics:

@@ -36,6 +36,7 @@ class Trainer:
         self.job, self.state, self.loader, self.steps = job, state, loader, steps
         self.manifest = job.bundle.manifest
         self.schedule = schedule_of(self.manifest)
+        self.last: StepResult | None = None  # step that is done
 
     def step(self, step: int) -> StepResult:
         """Do one training step, from 0. Raises NumericalError if loss or gradients are not finite."""
@@ -52,6 +53,7 @@ class Trainer:
             load=self._by_moe(loads),
         )
         _check_finite(result)
+        self.last = result
         return result
 
     def _run(self, batch: Batch, lr: float, update: int) -> tuple[list[float], list[int], float, int]:

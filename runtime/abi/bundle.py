@@ -174,7 +174,7 @@ def read_bundle(path: Path) -> Bundle:
     Raises NotABundleError or FormatError; nothing of it is executed or trusted.
     """
     raw = _read_manifest(path)
-    manifest = _manifest(raw)
+    manifest = _manifest(raw, path)
     content = {name: _read_file(path, name) for name in manifest.files}
     for name, digest in manifest.files.items():
         if hashlib.sha256(content[name]).hexdigest() != digest:
@@ -192,31 +192,31 @@ def read_bundle(path: Path) -> Bundle:
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest alone, for who only wants to know what a bundle is."""
-    return _manifest(_read_manifest(path))
+    return _manifest(_read_manifest(path), path)
 
 
 def _read_manifest(path: Path) -> bytes:
     if not (path / "manifest.json").is_file():
-        raise NotABundleError(f"{path} is no bundle: it has no manifest.json")
+        raise NotABundleError(f"{path} is no bundle: it has no manifest.json; `moec compile` makes one")
     return _read_file(path, "manifest.json")
 
 
-def _manifest(raw: bytes) -> Manifest:
-    data = parse_json(raw, "manifest.json")
+def _manifest(raw: bytes, path: Path) -> Manifest:
+    where = str(path / "manifest.json")
+    data = parse_json(raw, where)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise NotABundleError("manifest.json is not one of a moec bundle")
+        raise NotABundleError(f"{where} is not one of a moec bundle")
     if data.get("version") != VERSION:
-        raise NotABundleError(
-            f"bundle format {data.get('version')}; this moec reads {VERSION}: compile again"
-        )
+        found = str(data.get("version"))[:20]
+        raise NotABundleError(f"{path} has bundle format {found}; this moec reads {VERSION}: compile again")
     try:
-        manifest = from_data(Manifest, data, "manifest.json")
+        manifest = from_data(Manifest, data, where)
     except ValueError as error:
-        raise FormatError(f"manifest.json: {error}") from error
+        raise FormatError(f"{where}: {error}") from error
     if manifest.files.keys() != _LIMITS_BYTES.keys() - {"manifest.json"}:
-        raise FormatError("manifest.json: files are not those of a bundle")
+        raise FormatError(f"{where}: files are not those of a bundle")
     if missing := {kind for _, kind in manifest.chain} - manifest.buffers.keys():
-        raise FormatError(f"manifest.json: no buffers of {sorted(missing)[0]!r}, which the chain names")
+        raise FormatError(f"{where}: no buffers of {sorted(missing)[0]!r}, which the chain names")
     return manifest
 
 

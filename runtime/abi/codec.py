@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 T = TypeVar("T")
 
 _MAX_DEPTH = 64
+_MAX_LISTED = 5  # names in a message
 
 
 class FormatError(Exception):
@@ -136,10 +137,17 @@ def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     _expect(isinstance(data, dict), where, "an object", data)
     fields = {f.name for f in dataclasses.fields(kind)}
     if fields != data.keys():
-        unknown, missing = sorted(data.keys() - fields), sorted(fields - data.keys())
+        unknown, missing = _first(data.keys() - fields), _first(fields - data.keys())
         raise FormatError(f"{where}: unknown keys {unknown}, missing keys {missing}")
     hints = typing.get_type_hints(kind)
     return kind(**{name: _read(hints[name], data[name], f"{where}.{name}") for name in fields})
+
+
+def _first(names: set[str]) -> str:
+    """Some names, sorted, and how many more there are: a file may bring in any number, of any length."""
+    shown = [name[:60] for name in sorted(names)[:_MAX_LISTED]]
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return f"{shown}{more}"
 
 
 def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:

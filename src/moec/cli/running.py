@@ -82,7 +82,10 @@ def run(
     for option, value in (("--steps", steps), ("--init", init), ("--tokenizer", tokenizer)):
         arguments += [option, str(value)] if value is not None else []
     ranks = _Ranks("run", arguments, processes, transport)
-    return ranks.carry_out(train, target, overrides, out)
+    code = ranks.carry_out(train, target, overrides, out)
+    if code and not _launched():
+        _record_end(out, code)
+    return code
 
 
 def verify(
@@ -147,6 +150,14 @@ def _check_paths(data: str, out: Path, init: str | None, tokenizer: str | None) 
     open_tokenizer(tokenizer)
     if init is not None and not Path(init.removeprefix("hf:")).is_dir():
         raise UserError(f"--init {init}: there is no such folder")
+
+
+def _record_end(out: Path, code: int) -> None:
+    """Give a run that was killed, and could say nothing itself, its verdict."""
+    from moec.runtime.record.recorder import STATUS
+    from moec.runtime.record.status import mark_failed
+
+    mark_failed(out / STATUS, code, f"the ranks ended with exit code {code}, and said no more")
 
 
 def _launched() -> bool:

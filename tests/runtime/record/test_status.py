@@ -79,6 +79,20 @@ def test_a_rank_that_fails_alone_leaves_the_first_verdict(tmp_path: Path) -> Non
     assert path.read_text() == "damaged"
 
 
+def test_a_rank_that_fails_alone_knows_the_last_step(tmp_path: Path) -> None:
+    """The file is written now and then; whoever marks it may know of later steps, or of fewer."""
+    path = tmp_path / "run_status.json"
+    start(path, Time())
+    mark_failed(path, 74, "the disk is gone", 3, 2.5)
+    status = read_status(path)
+    assert (status.state, status.step, status.loss) == ("failed", 3, 2.5)
+    file = start(path, Time())
+    file.advance(5, 2.25)
+    file.end(0)
+    mark_failed(path, 74, "too late", 3, 2.5)
+    assert read_status(path).step == 5
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "run_status.json"
     with pytest.raises(UserError, match="no file"):
