@@ -1,6 +1,6 @@
 """How tokens travel to the ranks of their experts and back: the operations that redistribution lowers to.
 
-Plain functions over the collectives of `moec.runtime.abi.ops`, for partitioned graphs. Token counts travel
+Plain functions over `moec.runtime.abi.collective_ops`, for partitioned graphs. Token counts travel
 first, as tensors; the number of rows a rank receives is the one size of a region that depends on data.
 
 Legend: n ranks on the axis, e experts of this rank, E = n * e, N routed rows here, R received rows.
@@ -11,14 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moec.runtime.abi import ops
+from moec.runtime.abi import collective_ops, ops
 
 
 def exchange_counts(counts: Tensor, ranks: int, axis: str) -> Tensor:
     """(E,) int64 rows here by expert -> (n, e): rows that arrive here, by source and expert."""
     experts = counts.shape[0]
     each = torch.full((ranks,), experts // ranks, dtype=torch.int64, device=counts.device)
-    arriving: Tensor = ops.all_to_all(counts, each, each, experts, axis)
+    arriving: Tensor = collective_ops.all_to_all(counts, each, each, experts, axis)
     return arriving.view(ranks, -1)
 
 
@@ -50,7 +50,7 @@ def group_received(arriving: Tensor, received: int) -> tuple[Tensor, Tensor]:
 
 def all_to_all(x: Tensor, send: Tensor, receive: Tensor, rows: int, axis: str) -> Tensor:
     """Rows to the ranks of `axis` and from them: (sum(send), ...) -> (rows, ...)."""
-    out: Tensor = ops.all_to_all(x, send, receive, rows, axis)
+    out: Tensor = collective_ops.all_to_all(x, send, receive, rows, axis)
     return out
 
 
@@ -62,7 +62,7 @@ def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
 
 def all_reduce(x: Tensor, axis: str) -> Tensor:
     """The sum over `axis`."""
-    out: Tensor = ops.all_reduce(x, axis)
+    out: Tensor = collective_ops.all_reduce(x, axis)
     return out
 
 

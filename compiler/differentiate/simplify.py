@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from moec.runtime.abi import collective_ops  # noqa: F401  (registers the collectives)
+
 _aten = torch.ops.aten
 _IDENTITIES = {_aten.detach.default, _aten.alias.default, _aten.lift_fresh_copy.default}
 _ASSERTIONS = {

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from . import collective_ops, ops  # noqa: F401  (what they register)
 from .machine_ops import MACHINE_OPS
-from .ops import KERNELS
+from .registry import KERNELS
 
 ATEN = (
     "_local_scalar_dense.default", "_log_softmax.default", "_log_softmax_backward_data.default",

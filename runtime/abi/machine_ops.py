@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import NoTransportError
+from .collective_ops import NoTransportError
 
 MACHINE_OPS: dict[str, Callable[..., Any]] = {}
 """Name -> function, for everything below."""

@@ -1,122 +1,30 @@
 """The operations of the instruction set that are ours: typed, traceable, differentiable, free of ranks.
 
 Each is a `torch.library` custom op in the namespace `moec`: an implementation, a fake kernel that gives
-shapes for tracing, and an autograd formula, so that tracing a region's backward traces theirs too,
-collectives included. Collectives name a mesh *axis*. Only an executor knows who is on it, so running one
-outside an executor is an error.
+shapes for tracing, and an autograd formula, so that tracing a region's backward traces theirs too. The
+collectives are in `collective_ops`.
 
 Legend: T tokens of this rank, D width, F hidden width, E experts, e experts of this rank, K choices a token,
-N = T * K routed rows, R received rows, n ranks on the axis, B sequences, S tokens of a sequence, H heads, d
+N = T * K routed rows, R received rows, B sequences, S tokens of a sequence, H heads, d
 head dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._library.custom_ops import CustomOpDef
 
 from .attention_kernels import attention_backward_kernel, attention_kernel
 from .expert_kernels import expert_mm_kernel, expert_mm_weight_grad_kernel
+from .registry import operation
 from .row_kernels import rms_norm_backward_kernel, rms_norm_kernel, rope_kernel
-
-
-class NoTransportError(RuntimeError):
-    """A collective was called outside an executor."""
-
-    def __init__(self, operation: str) -> None:
-        super().__init__(
-            f"{operation} moves data between ranks: only an executor with a transport can run it"
-        )
-
-
-KERNELS: dict[str, Callable[..., Any]] = {}
-"""Operation name -> the function that computes it: an executor calls it, past torch's dispatcher."""
-
-
-def _operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
-    def register(function: Callable[..., Any]) -> CustomOpDef:
-        KERNELS[name] = function
-        return torch.library.custom_op(f"moec::{name}", function, mutates_args=())
-
-    return register
-
-
-# --- collectives ---
-
-
-@_operation("all_to_all")
-def all_to_all(x: Tensor, send: Tensor, receive: Tensor, rows: int, axis: str) -> Tensor:
-    """(sum(send), ...) -> (rows, ...): the first send[0] rows to member 0 of `axis`, and so on.
-
-    `send`, `receive`: (n,) int64 counts of rows. `rows` is sum(receive), as an argument so that backward
-    knows it.
-    """
-    raise NoTransportError("all_to_all")
-
-
-@all_to_all.register_fake
-def _(x: Tensor, send: Tensor, receive: Tensor, rows: int, axis: str) -> Tensor:
-    return x.new_empty((rows, *x.shape[1:]))
-
-
-def _all_to_all_saves(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, send, receive, _, ctx.axis = inputs
-    ctx.rows = x.shape[0]
-    ctx.save_for_backward(send, receive)
-
-
-def _all_to_all_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    send, receive = ctx.saved_tensors
-    return all_to_all(grad, receive, send, ctx.rows, ctx.axis), None, None, None, None
-
-
-all_to_all.register_autograd(_all_to_all_backward, setup_context=_all_to_all_saves)
-
-
-@_operation("all_reduce")
-def all_reduce(x: Tensor, axis: str) -> Tensor:
-    """The sum of `x` over the members of `axis`.
-
-    Not differentiable: it carries statistics and finished gradients.
-    """
-    raise NoTransportError("all_reduce")
-
-
-@all_reduce.register_fake
-def _(x: Tensor, axis: str) -> Tensor:
-    return torch.empty_like(x)
-
-
-@_operation("shard_gather")
-def shard_gather(shard: Tensor, ranks: int, axis: str) -> Tensor:
-    """(r,) of every member -> (ranks * r,): a parameter buffer from its shards."""
-    raise NoTransportError("shard_gather")
-
-
-@shard_gather.register_fake
-def _(shard: Tensor, ranks: int, axis: str) -> Tensor:
-    return shard.new_empty((shard.shape[0] * ranks,))
-
-
-@_operation("reduce_scatter")
-def reduce_scatter(full: Tensor, ranks: int, axis: str) -> Tensor:
-    """(ranks * r,) -> (r,): this member's block of the sum over members; a gradient returns to its shard."""
-    raise NoTransportError("reduce_scatter")
-
-
-@reduce_scatter.register_fake
-def _(full: Tensor, ranks: int, axis: str) -> Tensor:
-    return full.new_empty((full.shape[0] // ranks,))
-
 
 # --- routing ---
 
 
-@_operation("histogram")
+@operation("histogram")
 def histogram(index: Tensor, bins: int) -> Tensor:
     """(N,) int64 in [0, bins) -> (bins,) int64 counts."""
     return torch.bincount(index, minlength=bins)
@@ -127,7 +35,7 @@ def _(index: Tensor, bins: int) -> Tensor:
     return index.new_empty((bins,))
 
 
-@_operation("inverse_permutation")
+@operation("inverse_permutation")
 def inverse_permutation(order: Tensor) -> Tensor:
     """(N,) int64 permutation -> its inverse."""
     inverse = torch.empty_like(order)
@@ -140,7 +48,7 @@ def _(order: Tensor) -> Tensor:
     return torch.empty_like(order)
 
 
-@_operation("permute_rows")
+@operation("permute_rows")
 def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """(R, D) -> (R, D): row i is x[order[i]].
 
@@ -166,7 +74,7 @@ def _permute_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 permute_rows.register_autograd(_permute_backward, setup_context=_permute_saves)
 
 
-@_operation("dispatch")
+@operation("dispatch")
 def dispatch(x: Tensor, order: Tensor, inverse: Tensor, k: int) -> Tensor:
     """(T, D) -> (N, D): a copy of a token's row for each of its k choices, sorted by expert.
 
@@ -181,7 +89,7 @@ def _(x: Tensor, order: Tensor, inverse: Tensor, k: int) -> Tensor:
     return x.new_empty((order.shape[0], x.shape[1]))
 
 
-@_operation("undispatch")
+@operation("undispatch")
 def undispatch(rows: Tensor, inverse: Tensor, k: int) -> Tensor:
     """(N, D) -> (T, D): the sum of a token's rows, always in the order of its choices."""
     return rows.index_select(0, inverse).view(-1, k, rows.shape[1]).sum(1)
@@ -205,7 +113,7 @@ def _dispatch_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 dispatch.register_autograd(_dispatch_backward, setup_context=_dispatch_saves)
 
 
-@_operation("combine")
+@operation("combine")
 def combine(rows: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """(N, D), (T, K) -> (T, D): the weighted sum of a token's expert outputs, in the order of its choices."""
     tokens, k = weights.shape
@@ -219,7 +127,7 @@ def _(rows: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     return rows.new_empty((weights.shape[0], rows.shape[1]))
 
 
-@_operation("combine_grad_rows")
+@operation("combine_grad_rows")
 def combine_grad_rows(grad: Tensor, weights: Tensor, order: Tensor) -> Tensor:
     """(T, D), (T, K) -> (N, D): the gradient of `combine` for its rows."""
     token = torch.div(order, weights.shape[1], rounding_mode="floor")
@@ -231,7 +139,7 @@ def _(grad: Tensor, weights: Tensor, order: Tensor) -> Tensor:
     return grad.new_empty((order.shape[0], grad.shape[1]))
 
 
-@_operation("combine_grad_weights")
+@operation("combine_grad_weights")
 def combine_grad_weights(grad: Tensor, rows: Tensor, inverse: Tensor, k: int) -> Tensor:
     """(T, D), (N, D) -> (T, K): the gradient of `combine` for its weights."""
     by_token = rows.index_select(0, inverse).view(grad.shape[0], k, grad.shape[1])
@@ -260,7 +168,7 @@ combine.register_autograd(_combine_backward, setup_context=_combine_saves)
 # --- experts ---
 
 
-@_operation("expert_mm")
+@operation("expert_mm")
 def expert_mm(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """(R, in), (e, out, in), (e,) int64 -> (R, out): rows sorted by expert, counts[i] of them times W_i^T."""
     return expert_mm_kernel(x, weight, counts)
@@ -271,7 +179,7 @@ def _(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[1]))
 
 
-@_operation("expert_mm_weight_grad")
+@operation("expert_mm_weight_grad")
 def expert_mm_weight_grad(grad: Tensor, x: Tensor, counts: Tensor) -> Tensor:
     """(R, out), (R, in), (e,) -> (e, out, in): grad^T x over each expert's rows, zero where it has none."""
     return expert_mm_weight_grad_kernel(grad, x, counts)
@@ -297,7 +205,7 @@ expert_mm.register_autograd(_expert_mm_backward, setup_context=_expert_mm_saves)
 # --- norms and positions ---
 
 
-@_operation("rms_norm")
+@operation("rms_norm")
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(..., D), (D,) -> x / rms(x) * weight (..., D), and 1 / rms (..., 1), kept for backward."""
     return rms_norm_kernel(x, weight, eps)
@@ -308,7 +216,7 @@ def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1))
 
 
-@_operation("rms_norm_backward")
+@operation("rms_norm_backward")
 def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of `rms_norm` for x (..., D) and weight (D,)."""
     return rms_norm_backward_kernel(grad, x, weight, rstd)
@@ -330,7 +238,7 @@ def _rms_norm_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor
 rms_norm.register_autograd(_rms_norm_backward, setup_context=_rms_norm_saves)
 
 
-@_operation("rope")
+@operation("rope")
 def rope(x: Tensor, theta: float, inverse: bool) -> Tensor:
     """(B, S, H, d) -> the same: dims i and i + d/2 rotated by position * theta^(-2i/d); `inverse`: back."""
     return rope_kernel(x, theta, inverse)
@@ -355,7 +263,7 @@ rope.register_autograd(_rope_backward, setup_context=_rope_saves)
 # --- attention ---
 
 
-@_operation("attention")
+@operation("attention")
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
     """Causal attention. (B, S, H, d), 2 x (B, S, h, d) with h dividing H -> (B, S, H, d), (B, H, S).
 
@@ -372,7 +280,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tenso
     return q.new_empty(q.shape), lse.transpose(1, 2)
 
 
-@_operation("attention_backward")
+@operation("attention_backward")
 def attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:

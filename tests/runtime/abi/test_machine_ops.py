@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from moec.runtime.abi import machine_ops as m
+from moec.runtime.abi.collective_ops import NoTransportError
 from moec.runtime.abi.instructions import COLLECTIVE_STARTS, INSTRUCTIONS, UnknownInstructionError, name_of
-from moec.runtime.abi.ops import KERNELS, NoTransportError
+from moec.runtime.abi.registry import KERNELS
 
 from .routes import random
 

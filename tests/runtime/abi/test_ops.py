@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from moec.runtime.abi import expert_kernels, ops
+from moec.runtime.abi import collective_ops, expert_kernels, ops, registry
 
 from .routes import Route, random, routes
 
@@ -258,12 +258,12 @@ def test_torch_accepts(name: str) -> None:
 
 
 def test_every_operation_is_tested() -> None:
-    assert samples().keys() | COLLECTIVES.keys() == ops.KERNELS.keys()
+    assert samples().keys() | COLLECTIVES.keys() == registry.KERNELS.keys()
 
 
 @pytest.mark.parametrize("name", COLLECTIVES)
 def test_a_collective_without_an_executor_says_what_is_missing(name: str) -> None:
-    with pytest.raises(ops.NoTransportError, match=f"{name} moves data between ranks"):
+    with pytest.raises(collective_ops.NoTransportError, match=f"{name} moves data between ranks"):
         getattr(torch.ops.moec, name)(*COLLECTIVES[name])
 
 
