@@ -1,5 +1,4 @@
-"""How a rank ends: `run_rank` makes a failure on one rank the end of the job, with one message and one exit
-code.
+"""How a rank ends: `run_rank` makes a failure on one rank the end of the job, with one message and one code.
 
 A rank that merely raised would leave the others waiting for it for ever, whatever the MPI. What a rank cannot
 notice by itself, such as a peer that leaves with code 0 or hangs, is a watchdog's business.
@@ -85,10 +84,10 @@ def _requested(request: SystemExit) -> _Failure:
 
 def _end(failure: _Failure) -> int:
     """Say why, end the job, and return its exit code."""
-    launch = discover()
+    launch = _launch()
     joined = current_job.get()
     transport = joined or _join(launch)
-    if transport is None:
+    if transport is None or failure.on_every_rank:
         return _end_alone(failure, launch)
     tokens = transport.last_words(failure.token(), PATIENCE_S)
     if tokens is None:
@@ -104,6 +103,13 @@ def _end(failure: _Failure) -> int:
     if failure.message and joined and transport.world > 1:
         transport.abort(_verdict(tokens))  # collectives under way would keep MPI from finalizing
     return _verdict(tokens)
+
+
+def _launch() -> Launch:
+    try:
+        return discover()
+    except EnvironmentMismatch:  # this may be the failure that is being told
+        return Launch(0, 1, 0, "single")
 
 
 def _join(launch: Launch) -> Transport | None:
@@ -145,9 +151,8 @@ def _verdict(tokens: list[bytes]) -> int:
 
 def _say(message: str, ranks: list[int], world: int) -> None:
     sys.stdout.flush()
-    sys.stderr.write(
-        f"moec: error{_where(ranks, world)}: {message}\n"
-    )  # in one piece, lines of ranks get mixed
+    # In one piece: the lines of ranks get mixed.
+    sys.stderr.write(f"moec: error{_where(ranks, world)}: {message}\n")
     sys.stderr.flush()
 
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from moec.runtime.errors import EnvironmentMismatch
+from moec.runtime.errors import EnvironmentMismatch, ExitCode
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # An mpirun that sees a batch system's variables starts ranks on the nodes of the allocation; one that sees a
 # rank's variables takes itself for a part of that rank's job.
@@ -77,13 +78,17 @@ def command(n: int, argv: Sequence[str], python: str = sys.executable) -> tuple[
 def start(n: int, argv: Sequence[str]) -> int:
     """Run `n` ranks of `argv`, pass on the signals that this process gets, and return mpirun's exit code.
 
-    A launcher that dies of a signal counts as 128 plus its number, as in a shell.
+    A job that a signal ended counts as 128 plus its number, as in a shell, whether the launcher dies of it or
+    makes another code of it; ranks that saved first keep their own code, 75.
     """
     line, environment = command(n, argv)
     # A session of its own, so that an interrupt from the terminal comes once: a second one makes mpirun kill.
     process = subprocess.Popen(line, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
+    received: list[int] = []
+
     def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
@@ -92,6 +97,9 @@ def start(n: int, argv: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    ended_by = next((number for number in received if number in ENDING), None)
+    if code not in (0, ExitCode.STOPPED_EARLY) and ended_by is not None:
+        return 128 + ended_by
     return code if code >= 0 else 128 - code
 
 

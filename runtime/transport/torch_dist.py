@@ -68,7 +68,7 @@ class _Flight:
         """Block this thread (gloo) or the current stream (nccl) until it is done, and return the result."""
         with Translated(self.operation, RuntimeError):
             self.work.wait()
-            return self.finish()
+        return self.finish()
 
 
 class TorchGroup:

@@ -1,9 +1,10 @@
-"""A rank's program that fails as it is told: `failing.py SCENARIO [TRANSPORT]`. For `test_guard.py`."""
+"""A rank's program that fails as it is told: `failing.py SCENARIO TRANSPORT`. For `test_guard.py`."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import torch
@@ -67,6 +68,12 @@ def abort_from_a_thread(transport: Transport) -> int:
     raise AssertionError("not reached")
 
 
+def one_stalls(transport: Transport) -> int:
+    wait_for_all(transport)
+    time.sleep(60)
+    raise AssertionError("not reached")
+
+
 def success(transport: Transport) -> int:
     transport.close()
     return 0
@@ -83,20 +90,20 @@ SCENARIOS: dict[str, Callable[[Transport], int]] = {
         all_codes,
         one_exit,
         abort_from_a_thread,
+        one_stalls,
         success,
     )
 }
 
 
 def main() -> int:
-    scenario, *transport = sys.argv[1:]
+    scenario, transport = sys.argv[1:]
     if scenario == "all_before":
         raise UserError("not a bundle: nowhere")
     if scenario == "one_before" and discover().rank == BAD:
         raise UserError("no such file on this machine")
-    return SCENARIOS.get(scenario, success)(
-        make_transport(transport[0] if transport else "mpi", timeout_s=20)
-    )
+    timeout_s = 8 if scenario == "one_stalls" else 60
+    return SCENARIOS.get(scenario, success)(make_transport(transport, timeout_s=timeout_s))
 
 
 if __name__ == "__main__":

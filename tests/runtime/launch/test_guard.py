@@ -9,6 +9,7 @@ import pytest
 
 from moec.runtime.errors import InputOutputError, NumericalError
 from moec.runtime.guard import describe, exit_code_of, run_rank
+from moec.runtime.launch import discover
 from moec.runtime.mpirun import command
 from mpi_job import MPIS, JobResult, Mpi, interpreter, job, run
 
@@ -105,10 +106,19 @@ def test_a_thread_can_end_the_job_while_all_ranks_hang(mpi: Mpi) -> None:
 
 
 @pytest.mark.mpi
+def test_gloo_gives_up_on_a_stalled_peer_and_names_the_collective() -> None:
+    result = fail("one_stalls", "openmpi", "gloo")
+    assert result.rc == 88
+    (message,) = messages(result)
+    assert message.startswith("moec: error on rank 0: all_reduce: ")
+    assert "Timed out" in message
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize(("launcher", "library"), [("openmpi", "MPICH"), ("mpich", "Open MPI")])
 def test_the_mpirun_of_another_mpi_is_found_out_once_and_by_name(launcher: Mpi, library: str) -> None:
     foreign = interpreter("mpich" if launcher == "openmpi" else "openmpi")
-    line, environment = command(2, [foreign, str(FAILING), "success"], interpreter(launcher))
+    line, environment = command(2, [foreign, str(FAILING), "success", "mpi"], interpreter(launcher))
     result = run(line, environment, timeout_s=60)
     assert result.rc == 78, result.output
     (message,) = messages(result)
@@ -127,6 +137,14 @@ def test_exit_codes_are_those_of_the_error() -> None:
     assert exit_code_of(FileNotFoundError("x")) == 74
     assert exit_code_of(KeyboardInterrupt()) == 130
     assert exit_code_of(ZeroDivisionError()) == 70
+
+
+def test_an_environment_that_cannot_be_read_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "first")
+    assert run_rank(lambda: discover().rank) == 78
+    assert "OMPI_COMM_WORLD_RANK is 'first'" in capsys.readouterr().err
 
 
 def test_alone_a_failure_is_told_without_a_rank(capsys: pytest.CaptureFixture[str]) -> None:
