@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from moec import dsl, models
+from moec import dsl, models, specs
 
 Specification = Annotated[
     str, typer.Argument(metavar="SPEC", help="A .moe file, or the name of a shipped model.")
@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 def load(spec: str, overrides: list[str] | None = None) -> dsl.Spec:
     """A spec by path or shipped name. Raises SourceErrors."""
-    return dsl.load(spec, overrides or (), models.read, models.names())
+    return specs.load(spec, overrides or ())
 
 
 def check(spec: Specification, overrides: Overrides = None, as_json: AsJson = False) -> int:

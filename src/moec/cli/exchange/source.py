@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from moec import dsl, models
+from moec import dsl
 from moec.dsl.parameters import Parameter, embed_parameters, head_parameters, layer_parameters
 from moec.runtime.errors import UserError
 from moec.runtime.weights.reader import WeightsReader
 from moec.runtime.weights.stored import StoredTensors
+from moec.specs import load
 
 MODEL_NAME = "model.moe"
 WEIGHTS_NAME = "weights"
@@ -31,7 +32,7 @@ def open_source(directory: Path) -> tuple[dsl.Spec, WeightsReader]:
     path = directory / MODEL_NAME
     if not path.is_file():
         raise UserError(f"{directory} is no import and no finished run: it has no {MODEL_NAME}")
-    spec = dsl.load(path, (), models.read, models.names())
+    spec = load(path)
     weights = WeightsReader(directory / WEIGHTS_NAME)
     weights.check_against(all_shapes(spec), widest_dtype(weights))
     weights.verify()
