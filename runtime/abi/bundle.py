@@ -5,7 +5,7 @@ A directory of data; nothing in it is code.
     manifest.json     format version, digests, toolchain, mesh, shapes, buffers, training settings
     programs.json     the programs of a rank: `step` and what it calls
     checkpoint.json   the weight map: parameter name -> tensor of a published checkpoint; empty without one
-    model.moe         the resolved source: compiling it again gives the same bundle
+    model.moe         the resolved source: compiling it gives the same programs, at places of its own
     listing.txt       the programs as text, for people
 
 Written into a sibling directory first and renamed into place. The digest of a bundle is the digest of its
