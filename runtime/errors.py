@@ -101,5 +101,10 @@ class NumericalError(RuntimeFailure):
 def message_of(error: BaseException) -> str:
     """What an error says; the system's own errors as `path: what is wrong`, without their number."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+        return printable(f"{error.filename}: {error.strerror}")
+    return printable(str(error) or type(error).__name__)
+
+
+def printable(text: str) -> str:
+    """Without what would steer a terminal: names and contents of files come from anywhere."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)

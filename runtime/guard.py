@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moec.runtime.errors import EnvironmentMismatch, ExitCode, message_of
+from moec.runtime.errors import EnvironmentMismatch, ExitCode, message_of, printable
 from moec.runtime.launch import Launch, current_job, discover
 from moec.runtime.transport.api import Transport
 from moec.runtime.transport.factory import connect_mpi
@@ -59,8 +59,7 @@ def describe(error: BaseException) -> str:
     for label, name in (("during", "operation"), ("from", "origin")):
         if detail := getattr(error, name, ""):
             message += f"\n  {label} {detail}"
-    # What a file or a name brought in must not steer the terminal.
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in message)
+    return printable(message)
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,13 @@ def test_every_command_that_reads_a_bundle_refuses_a_damaged_one(
     refused("batches tiny --data {text} --steps 1 -o out", 1, "tiny is no bundle", "moec compile", text=text)
 
 
+def test_a_hostile_bundle_cannot_steer_the_terminal(here: Path, bundle: Path) -> None:
+    shutil.copytree(bundle, "bundle")
+    _damage(Path("bundle"), lambda manifest: manifest.update(version="\x1b[2J"))
+    told = refused("show bundle", 1, "has bundle format ?[2J")
+    assert "\x1b" not in told.err
+
+
 # --- data and tokenizers ---
 
 DATA: dict[str, tuple[str, int, str]] = {
