@@ -37,7 +37,10 @@ def state_of(compiled: Compiled, rank: int) -> TrainState:
 
 @dataclass
 class Watched:
-    """A group that counts how much of what it gathered, and was given to scatter, is alive at any moment."""
+    """A group that counts how much of what it gathered, and was given to scatter, is alive at any moment.
+
+    The network gets and gives copies: what it keeps for ranks that are late is not counted.
+    """
 
     group: Group
     log: dict[str, list[int]]
@@ -60,7 +63,7 @@ class Watched:
 
     def reduce_scatter(self, full: Tensor) -> Handle:
         self.count("gradients", full)
-        return self.group.reduce_scatter(full)
+        return self.group.reduce_scatter(full.clone())
 
     def all_reduce(self, x: Tensor) -> Handle:
         return self.group.all_reduce(x)
@@ -78,7 +81,7 @@ class Counted:
     count: Callable[[Tensor], None]
 
     def wait(self) -> Tensor:
-        full = self.handle.wait()
+        full = self.handle.wait().clone()
         self.count(full)
         return full
 
