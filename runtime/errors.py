@@ -100,8 +100,9 @@ class NumericalError(RuntimeFailure):
 
 def message_of(error: BaseException) -> str:
     """What an error says; the system's own errors as `path: what is wrong`, without their number."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return printable(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return printable(f"{where}{error.strerror}")
     return printable(str(error) or type(error).__name__)
 
 

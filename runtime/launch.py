@@ -15,10 +15,12 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from moec.runtime.errors import EnvironmentMismatch, ForeignLauncher
-from moec.runtime.transport.api import Transport
+
+if TYPE_CHECKING:  # torch takes a second to load, and who reads the environment may need none
+    from moec.runtime.transport.api import Transport
 
 Kind = Literal["openmpi", "pmix", "pmi", "torchrun", "slurm", "single"]
 

@@ -58,7 +58,7 @@ def run_training(options: RunOptions) -> int:
     agree({"data": fingerprint(stream)}, transport)
     with _loader(stream, manifest, transport.rank) as loader:
         total = _total_steps(manifest, loader)
-        steps = min(options.steps or total, total)
+        steps = _steps_to_do(options.steps, total)
         state = make_state(manifest, transport.rank, transport.device)
         _initialise(state, job, options.init)
         with _recorder(job, options.out, steps) as recorder:
@@ -94,6 +94,15 @@ def _total_steps(manifest: Manifest, loader: Loader) -> int:
     steps = manifest.training.steps if manifest.training.steps is not None else loader.steps
     assert steps is not None
     return steps
+
+
+def _steps_to_do(wanted: int | None, total: int) -> int:
+    """`--steps` ends a run early; what is beyond its end has no learning rate."""
+    if wanted is not None and wanted > total:
+        raise UserError(
+            f"--steps {wanted}: the run has {total} steps; compile it with more, --set train.steps={wanted}"
+        )
+    return wanted or total
 
 
 def _initialise(state: TrainState, job: Job, init: str | None) -> None:

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import torch
 
-from moec.runtime.errors import UserError
+from moec.runtime.errors import EnvironmentMismatch, UserError
 from moec.runtime.launch import Launch, check_library, check_world, discover
 from moec.runtime.transport.api import Transport
 from moec.runtime.transport.single import SingleTransport
@@ -43,15 +43,18 @@ def connect_mpi(launch: Launch, device: torch.device | None = None) -> Transport
 
 def _connect(name: str, device: torch.device | None, timeout_s: float, launch: Launch) -> Transport:
     if name == "self":
-        transport: Transport = SingleTransport(device)
-        check_world(launch, transport)
-        return transport
+        if launch.world not in (None, 1):
+            raise EnvironmentMismatch(
+                f"{launch.launcher} started this process as one of {launch.world}, but the self transport is "
+                "for one rank; use mpi, gloo or nccl"
+            )
+        return SingleTransport(device)
     if name == "mpi":
         return connect_mpi(launch, device)
     torch_dist = import_module("moec.runtime.transport.torch_dist")
     options = {"local_rank": launch.local_rank, "timeout_s": timeout_s}
     if launch.kind == "torchrun":
-        transport = torch_dist.connect_torchrun(name, **options)
+        transport: Transport = torch_dist.connect_torchrun(name, **options)
     else:
         control = connect_mpi(launch) if launch.by_mpi else SingleTransport()
         transport = torch_dist.connect_over(control, name, **options)

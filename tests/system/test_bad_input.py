@@ -274,6 +274,11 @@ def test_a_tokenizer_that_is_none_is_named(here: Path, bundle: Path, text: Path,
     )
 
 
+def test_more_steps_than_the_run_has_are_refused(here: Path, bundle: Path, text: Path) -> None:
+    words = "--steps 11: the run has 10 steps; compile it with more, --set train.steps=11"
+    refused("run {bundle} --data {text} --out out --steps 11", 1, words, bundle=bundle, text=text)
+
+
 def test_batches_past_the_end_of_the_data_or_nowhere_are_refused(here: Path, text: Path) -> None:
     succeed("compile", "tiny", "-o", "bundle", *sets(*MODEL[:-3], "train.epochs=1"))
     refused("batches bundle --data {text} --steps 999 -o out", 1, "make 181 steps", text=text)
@@ -426,7 +431,7 @@ def test_transports_that_cannot_be_are_refused(here: Path, bundle: Path, text: P
     refused(
         run + "pigeon",
         1,
-        "no transport 'pigeon'; choose one of self, mpi, gloo, nccl",
+        "'pigeon' is not one of 'self', 'mpi', 'gloo', 'nccl'",
         bundle=bundle,
         text=text,
     )
@@ -462,6 +467,13 @@ def test_too_few_or_too_many_ranks_under_mpirun_do_no_work(
     assert f"is for 2 ranks (replicate 1 x shard 2), this job has {ranks}" in done.output
     assert "mpirun -n 2" in done.output
     assert not Path("out").exists()
+
+
+@pytest.mark.mpi
+def test_a_wrong_option_under_mpirun_is_answered_once(bundle_of_two: Path) -> None:
+    done = job(2, ["-m", "moec", "run", bundle_of_two, "--data", "text", "--transport", "pigeon"])
+    assert done.rc == 1, done.output
+    assert done.output.count("is not one of 'self', 'mpi', 'gloo', 'nccl'") == 1
 
 
 @pytest.mark.mpi

@@ -34,7 +34,8 @@ def import_checkpoint(
     """Read a Hugging Face checkpoint into a .moe file and weights."""
     from moec.cli.exchange.import_hf import import_checkpoint as run
 
-    run(checkpoint, out, spec=spec, find_model=models.read)
+    found = run(checkpoint, out, spec=spec, find_model=models.read)
+    print(f"{found.model.name}: written to {out}")
     return 0
 
 
@@ -46,6 +47,7 @@ def export(
     from moec.cli.exchange.export_hf import export_checkpoint
 
     export_checkpoint(source, to)
+    print(f"written to {to}")
     return 0
 
 
@@ -62,4 +64,5 @@ def logits(
     from moec.cli.exchange.logits import logits as run
 
     run(source, ids, out)
+    print(f"written to {out}")
     return 0

@@ -12,7 +12,8 @@ from typer.exceptions import TyperException
 from moec import __version__
 from moec.cli import compiling, exchanging, language, running
 from moec.dsl import SourceErrors, render_text
-from moec.runtime.errors import message_of
+from moec.runtime.errors import EnvironmentMismatch, message_of
+from moec.runtime.launch import discover
 
 app = typer.Typer(
     name="moec",
@@ -55,14 +56,21 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as leave:
         return leave.exit_code
     except TyperException as error:
-        _show(error)
+        if _speaks():
+            _show(error)
         return 1  # the user's input, whatever part of it
     except (typer.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        return 0
     except Exception as error:
         return _report(error)
+
+
+def _speaks() -> bool:
+    """Whether this is the process of its job that says what is wrong with the command line of all."""
+    try:
+        return discover().rank == 0
+    except EnvironmentMismatch:
+        return True
 
 
 def _show(error: TyperException) -> None:

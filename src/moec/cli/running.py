@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,8 +32,8 @@ Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", metavar="PATH", help="A tokenizer.json; bytes without it.")
 ]
 Transport = Annotated[
-    str | None,
-    typer.Option("--transport", help="self, mpi, gloo or nccl. Default: mpi, or self for one rank."),
+    Literal["self", "mpi", "gloo", "nccl"] | None,
+    typer.Option("--transport", help="What carries data between ranks. Default: mpi, or self for one rank."),
 ]
 Processes = Annotated[
     int | None, typer.Option("-n", "--processes", min=1, help="Start this many ranks here, through mpirun.")
@@ -132,6 +132,7 @@ def batches(
         epochs=training.epochs,
         steps=steps,
     )
+    print(f"written to {out}")
     return 0
 
 

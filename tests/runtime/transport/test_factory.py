@@ -40,7 +40,9 @@ def test_gpu_tensors_over_an_mpi_that_takes_none_are_refused() -> None:
 
 
 def test_the_self_transport_in_a_job_of_several_is_refused() -> None:
-    with pytest.raises(EnvironmentMismatch, match=r"torchrun.*as one of 4, but the self transport.*sees 1"):
+    with pytest.raises(
+        EnvironmentMismatch, match=r"torchrun.*as one of 4, but the self transport.*for one rank"
+    ):
         make_transport("self", launch=Launch(rank=0, world=4, local_rank=0, kind="torchrun"))
 
 
