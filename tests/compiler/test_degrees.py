@@ -49,6 +49,7 @@ ILLEGAL: dict[str, tuple[str, int | None]] = {
     "another rest that does not divide": ("shard = rest replicate = 4", 6),
     "expert does not divide the world": ("expert = 3 shard = 4 replicate = 2", None),
     "more experts than ranks": ("expert = 16 shard = 4 replicate = 2", None),
+    "experts and no ranks for them": ("expert = 6 shard = 4", None),
     "expert_shard does not divide": ("expert = 2 expert_shard = 3 shard = 4 replicate = 2", None),
 }
 
