@@ -120,6 +120,8 @@ def _initialise(state: TrainState, job: Job, init: str | None) -> None:
 def _open_weights(init: str, job: Job) -> StoredTensors:
     if not init.startswith("hf:"):
         folder = Path(init)
+        if (folder / "config.json").is_file():
+            raise UserError(f"--init {init} is a published checkpoint: name it hf:{init}")
         return WeightsReader(folder / WEIGHTS if (folder / WEIGHTS).is_dir() else folder)
     names = job.bundle.checkpoint
     if not names.tensors:

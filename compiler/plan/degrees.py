@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import gcd
+from math import gcd, lcm
 
 from moec.compiler.errors import CompileError
 from moec.dsl.spec import ParallelSpec
@@ -30,7 +30,7 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
             f"expert must divide replicate * shard: {world} = {replicate} * {shard} "
             f"is no multiple of {expert}",
             parallel.at("expert"),
-            f"legal values of expert: {_divisors(world)}",
+            _expert_help(parallel, ranks, world, expert),
         )
     expert_shard = parallel.expert_shard or gcd(max(1, shard // expert), world // expert)
     if world % (expert * expert_shard):
@@ -74,6 +74,15 @@ def _nearest_help(parallel: ParallelSpec, ranks: int) -> str:
         return f"replicate = {ranks // shard}, or replicate = rest"
     nearest = min((d for d in range(1, ranks + 1) if ranks % d == 0), key=lambda d: abs(d - shard))
     return f"shard = {nearest} and replicate = {ranks // nearest}"
+
+
+def _expert_help(parallel: ParallelSpec, ranks: int | None, world: int, expert: int) -> str:
+    legal = f"legal values of expert: {_divisors(world)}"
+    if ranks is not None or parallel.replicate_given:
+        return legal
+    return (
+        f"{legal}; or give more ranks: --ranks {lcm(world, expert)}, or -n {lcm(world, expert)} to run here"
+    )
 
 
 def _divisors(n: int) -> str:

@@ -125,7 +125,7 @@ def advised(degrees: ParallelSpec) -> Iterator[tuple[str, Any]]:
     try:
         resolve_degrees(degrees, None)
     except CompileError as error:
-        found = re.fullmatch(r"legal values of (\w+): (.*)", error.advice)
+        found = re.match(r"legal values of (\w+): ([\d, ]+)", error.advice)
         if found is None:
             raise
         yield found[1], int(found[2].split(", ")[-1])

@@ -129,6 +129,11 @@ SPECS = {
         "expert must divide replicate * shard: 2 = 1 * 2 is no multiple of 3",
         "legal values of expert: 1, 2",
     ),
+    "experts and one rank": (
+        "run tiny --data short.txt --out out --set parallel.expert=2",
+        "--set:1: expert must divide replicate * shard",
+        "or give more ranks: --ranks 2, or -n 2 to run here",
+    ),
     "ranks": ("run tiny -n 3 --data short.txt --out out --set parallel.shard=2", "but there are 3 ranks"),
     "rest of what": (
         "compile tiny -o out --set parallel.replicate=rest",
