@@ -415,6 +415,15 @@ def test_exchange_names_what_is_missing_or_in_the_way(here: Path, finished: Path
     refused("logits {finished} --ids missing.json -o out", 1, "no file missing.json", finished=finished)
 
 
+def test_the_weights_beside_a_failed_rerun_are_not_taken_for_its_own(here: Path, finished: Path) -> None:
+    shutil.copytree(finished, "run")
+    verdict = Path("run/run_status.json")
+    verdict.write_text(verdict.read_text().replace('"complete"', '"failed"'))
+    Path("ids.json").write_text("[[1, 2]]")
+    for command in ("export run --to out", "logits run --ids ids.json -o out"):
+        refused(command, 1, "run is no finished run: by its run_status.json it is failed")
+
+
 # --- ranks ---
 
 

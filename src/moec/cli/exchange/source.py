@@ -10,6 +10,8 @@ import torch
 from moec import dsl
 from moec.dsl.parameters import Parameter, embed_parameters, head_parameters, layer_parameters
 from moec.runtime.errors import UserError
+from moec.runtime.record.recorder import STATUS
+from moec.runtime.record.status import read_status
 from moec.runtime.weights.reader import WeightsReader
 from moec.runtime.weights.stored import StoredTensors
 from moec.specs import load
@@ -32,11 +34,18 @@ def open_source(directory: Path) -> tuple[dsl.Spec, WeightsReader]:
     path = directory / MODEL_NAME
     if not path.is_file():
         raise UserError(f"{directory} is no import and no finished run: it has no {MODEL_NAME}")
+    _check_finished(directory)
     spec = load(path)
     weights = WeightsReader(directory / WEIGHTS_NAME)
     weights.check_against(all_shapes(spec), widest_dtype(weights))
     weights.verify()
     return spec, weights
+
+
+def _check_finished(directory: Path) -> None:
+    """The weights beside the record of a run that did not come to its end are those of an earlier run."""
+    if (directory / STATUS).is_file() and (state := read_status(directory / STATUS).state) != "complete":
+        raise UserError(f"{directory} is no finished run: by its {STATUS} it is {state}")
 
 
 def region_shapes(spec: dsl.Spec) -> dict[str, Shapes]:
