@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from moec.compiler.build.model import ReferenceModel, Shape, build
@@ -14,6 +16,7 @@ from moec.compiler.pipeline import differentiate, partition
 from moec.compiler.plan.plan import make_plan
 from moec.dsl.spec import Spec
 from moec.runtime.abi.mesh import Mesh
+from moec.runtime.abi.program import Program
 
 ONE_RANK = Mesh(replicate=1, shard=1, expert=1, expert_shard=1)
 EIGHT_RANKS = Mesh(replicate=2, shard=4, expert=2, expert_shard=2)
@@ -47,3 +50,11 @@ def differentiated(spec: Spec, mesh: Mesh, kind: str = "layer_0") -> Differentia
     """Forward and backward of a region."""
     model = reference(spec)
     return differentiate(partition(model.kinds[kind], mesh), make_plan(model, mesh, spec))
+
+
+def without_lines(programs: dict[str, Program]) -> dict[str, Program]:
+    """Programs that differ in nothing but the text are equal."""
+    return {
+        name: replace(p, instructions=tuple(replace(i, place=None) for i in p.instructions))
+        for name, p in programs.items()
+    }

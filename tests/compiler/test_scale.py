@@ -12,8 +12,9 @@ import pytest
 from moec import dsl, models
 from moec.compiler.pipeline import compile_spec
 from moec.dsl.spec import ParallelSpec
-from moec.runtime.abi.program import Program
 from small_models import small_spec
+
+from .stages import without_lines
 
 MEASURE = """
 import json, psutil
@@ -54,14 +55,6 @@ def test_programs_are_as_long_for_512_ranks_as_for_64() -> None:
     many = instructions(expert=8, shard=32, replicate=16)
     assert some == many
     assert many["layer_0.forward"] < 120
-
-
-def without_lines(programs: dict[str, Program]) -> dict[str, Program]:
-    """Programs that differ in nothing but the text are equal."""
-    return {
-        name: replace(p, instructions=tuple(replace(i, place=None) for i in p.instructions))
-        for name, p in programs.items()
-    }
 
 
 def test_layers_of_one_kind_share_their_programs() -> None:
