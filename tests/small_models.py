@@ -77,6 +77,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "window": {"attention": "window: 3"},
     "no rope": {"attention": "rope: none"},
     "dense layers": {"layers": "3", "ffn": "match layer { 1 => dense, _ => experts }"},
+    "no experts": {"ffn": "dense"},
     "softmax after top": {"router": "top(2) | softmax"},
     "not renormalized": {"router": "softmax | top(3)"},
     "one choice": {"router": "softmax | top(1)"},
