@@ -1,0 +1,176 @@
+"""Training steps: those of a plain loop with torch's AdamW, at any number of ranks; and what stops a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from moec.compiler.emit.bundle import save
+from moec.compiler.pipeline import CompileOptions, compile_spec
+from moec.compiler.reference import reference_step
+from moec.dsl.spec import Spec
+from moec.runtime.data.layout import assign
+from moec.runtime.data.loader import Batch
+from moec.runtime.errors import EnvironmentMismatch, NumericalError
+from moec.runtime.job import agree, open_job
+from moec.runtime.schedule import Cosine, learning_rate
+from moec.runtime.state import TrainState, make_state
+from moec.runtime.training import StepResult, Trainer
+from moec.runtime.transport.api import Transport
+from moec.runtime.transport.loopback import run_ranks
+from moec.runtime.transport.single import SingleTransport
+from small_models import batch_of, relative, small_spec, weights_of
+
+STEPS = 3
+SPEC = small_spec("z", sequences="6", micro_batches="2")
+
+
+class FixedBatches:
+    """In the place of a loader: the batch of step k is drawn from seed k, and a rank gets its part of it."""
+
+    def __init__(self, spec: Spec, capacity: int, world: int, rank: int) -> None:
+        self.spec, self.capacity, self.world, self.rank = spec, capacity, world, rank
+
+    def batch(self, step: int) -> Batch:
+        tokens, targets = batch_of(self.spec, step)
+        micro = self.spec.train.micro_batches
+        rows = assign(len(tokens), micro, self.world, self.capacity, self.rank)
+        mine = torch.zeros((micro, self.capacity, self.spec.train.sequence), dtype=torch.int64)
+        wanted = torch.full_like(mine, -100)
+        for m, positions in enumerate(rows):
+            mine[m, : len(positions)] = tokens[positions.start : positions.stop]
+            wanted[m, : len(positions)] = targets[positions.start : positions.stop]
+        return Batch(mine, wanted, torch.tensor([len(positions) for positions in rows]))
+
+
+def fill(state: TrainState, weights: dict[str, Tensor]) -> None:
+    """Give a rank its part of the weights."""
+    for name, shard in state.parameters.items():
+        for piece in state.pieces(name):
+            part = weights[piece.name].reshape(-1)[piece.start : piece.start + piece.count]
+            shard[piece.offset : piece.offset + piece.count] = part
+
+
+def bundle_of(path: Path, **degrees: int) -> Path:
+    spec = small_spec("z", sequences="6", micro_batches="2", **degrees)  # type: ignore[arg-type]
+    save(compile_spec(spec, CompileOptions(dtype="fp64")), path)
+    return path
+
+
+def trainer(path: Path, transport: Transport) -> Trainer:
+    job = open_job(path, transport)
+    manifest = job.bundle.manifest
+    state = make_state(manifest, transport.rank, transport.device)
+    fill(state, weights_of(SPEC))
+    batches = FixedBatches(SPEC, manifest.sequences, transport.world, transport.rank)
+    return Trainer(job, state, batches, STEPS)  # type: ignore[arg-type]
+
+
+def trained(path: Path, transport: Transport) -> tuple[list[StepResult], dict[str, list[tuple[int, Tensor]]]]:
+    """Results of all steps, and this rank's pieces of every parameter: (first element, values)."""
+    one = trainer(path, transport)
+    results = [one.step(step) for step in range(STEPS)]
+    held: dict[str, list[tuple[int, Tensor]]] = {}
+    for name, shard in one.state.parameters.items():
+        for piece in one.state.pieces(name):
+            values = shard[piece.offset : piece.offset + piece.count]
+            held.setdefault(piece.name, []).append((piece.start, values))
+    return results, held
+
+
+def plain_loop() -> tuple[list[dict[str, float]], list[float], dict[str, Tensor], dict[str, Tensor]]:
+    """Losses, gradient norms, loads of the last step and parameters, by the reference and torch.optim."""
+    weights = {name: weight.requires_grad_() for name, weight in weights_of(SPEC).items()}
+    matrices = [w for w in weights.values() if w.dim() > 1]
+    vectors = [w for w in weights.values() if w.dim() == 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    losses, norms, loads = [], [], {}
+    for step in range(STEPS):
+        found = reference_step(SPEC.model, weights, *batch_of(SPEC, step), SPEC.train.micro_batches)
+        for name, weight in weights.items():
+            weight.grad = found.gradients[name]
+        norms.append(torch.nn.utils.clip_grad_norm_(weights.values(), 1.0).item())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, STEPS, 1e-2, Cosine(0, 0.0))
+        optimizer.step()
+        losses.append(found.losses)
+        loads = found.loads
+    return losses, norms, loads, {name: weight.detach() for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [{}, {"shard": 2, "expert": 2}, {"shard": 2, "replicate": 2, "expert": 2, "expert_shard": 2}],
+    ids=["1", "2", "4"],
+)
+def test_three_steps_are_those_of_a_plain_loop(degrees: dict[str, int], tmp_path: Path) -> None:
+    """Losses, norms, loads and parameters, in float64; with decay, clipping, schedule and micro-batches."""
+    path = bundle_of(tmp_path / "bundle", **degrees)
+    world = degrees.get("shard", 1) * degrees.get("replicate", 1)
+    ranks = run_ranks(world, lambda transport: trained(path, transport))
+    losses, norms, loads, parameters = plain_loop()
+    for results, held in ranks:
+        for result, expected, norm in zip(results, losses, norms, strict=True):
+            assert result.losses == pytest.approx(expected, rel=1e-11)
+            assert result.grad_norm == pytest.approx(norm, rel=1e-11)
+            assert result.tokens == 36
+        assert {f"{name}.load": load for name, load in results[-1].load.items()} == {
+            name: load.tolist() for name, load in loads.items()
+        }
+        for name, pieces in held.items():
+            whole = parameters[name].reshape(-1)
+            for start, values in pieces:
+                assert relative(values, whole[start : start + len(values)]) < 1e-9, name
+    assert {name for _, held in ranks for name in held} == parameters.keys()
+
+
+def test_the_learning_rate_of_a_step_is_in_its_result(tmp_path: Path) -> None:
+    results, _ = trained(bundle_of(tmp_path / "bundle"), SingleTransport())
+    expected = [learning_rate(step, STEPS, 1e-2, Cosine(0, 0.0)) for step in range(STEPS)]
+    assert [result.lr for result in results] == expected
+    assert [result.step for result in results] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run(value: float, tmp_path: Path) -> None:
+    one = trainer(bundle_of(tmp_path / "bundle"), SingleTransport())
+    one.step(0)
+    one.state.parameters["head/matrices"][5] = value
+    with pytest.raises(NumericalError, match=r"loss is (nan|inf) in step 1") as error:
+        one.step(1)
+    assert error.value.exit_code == 87
+    assert one.last is not None
+    assert one.last.step == 0
+
+
+def test_ranks_with_different_bundles_do_not_start(tmp_path: Path) -> None:
+    """All of them say so."""
+    paths = [bundle_of(tmp_path / "one", shard=2), bundle_of(tmp_path / "other", shard=2, expert=2)]
+    with pytest.raises(EnvironmentMismatch, match="not all ranks have the same bundle: rank 0 has "):
+        run_ranks(2, lambda transport: open_job(paths[transport.rank], transport))
+
+
+def test_ranks_agree_on_facts_or_name_the_first_that_differs() -> None:
+    def facts(rank: int) -> dict[str, str]:
+        return {"torch": "2", "data": str(min(rank, 1))}
+
+    assert run_ranks(1, lambda transport: agree(facts(0), transport)) == [None]
+    with pytest.raises(EnvironmentMismatch, match="the same data: rank 0 has 0, rank 1 has 1"):
+        run_ranks(3, lambda transport: agree(facts(transport.rank), transport))
+
+
+def test_a_bundle_of_another_torch_is_refused(tmp_path: Path) -> None:
+    path = bundle_of(tmp_path / "bundle")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["toolchain"]["torch"] = "1.0"
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        EnvironmentMismatch, match=r"compiled with torch 1\.0, this is torch .*: compile again"
+    ):
+        open_job(path, SingleTransport())
