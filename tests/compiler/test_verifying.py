@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moec import dsl, models
 from moec.cli.verifying import (
@@ -75,6 +77,28 @@ def test_shipped_models_on_four_ranks(name: str) -> None:
 def test_variants(variant: str, degrees: dict[str, int], recompute: str) -> None:
     """Five sequences on three or four ranks, and four experts on three: nothing is even."""
     spec = small_spec(variant, recompute=recompute, **degrees)  # type: ignore[arg-type]
+    assert failing(gradients_only(spec)) == set()
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> dict[str, int]:
+    """Any legal degrees of up to eight ranks."""
+    shard = draw(st.integers(1, 8))
+    world = shard * draw(st.integers(1, 8 // shard))
+    expert = draw(st.sampled_from([d for d in range(1, world + 1) if world % d == 0]))
+    rest = world // expert
+    expert_shard = draw(st.sampled_from([d for d in range(1, rest + 1) if rest % d == 0]))
+    return {"shard": shard, "replicate": world // shard, "expert": expert, "expert_shard": expert_shard}
+
+
+@settings(deadline=None, max_examples=15)
+@given(layouts(), st.integers(1, 3), st.integers(1, 3), st.integers(2, 9), st.sampled_from(["none", "full"]))
+def test_any_layout(
+    degrees: dict[str, int], micro_batches: int, each: int, experts: int, recompute: str
+) -> None:
+    """Ranks without a sequence, ranks without an expert, experts without a token."""
+    batch = {"micro_batches": str(micro_batches), "sequences": str(micro_batches * each)}
+    spec = small_spec("z", **degrees, **batch, experts=str(experts), recompute=recompute)  # type: ignore[arg-type]
     assert failing(gradients_only(spec)) == set()
 
 
