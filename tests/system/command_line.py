@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moec import models
 from moec.cli.main import run
+
+TINY = models.read("tiny")[1]  # type: ignore[index]
+"""The text of the shipped model."""
 
 MODEL = (
     "layers=1", "width=32", "vocab=257", "experts.experts.width=16",
@@ -102,3 +106,15 @@ def content(folder: Path) -> dict[str, str]:
         else "folder"
         for path in sorted(folder.rglob("*"))
     }
+
+
+def refused(arguments: str, code: int, *words: str, **paths: Path) -> Outcome:
+    """The command ends with `code`, says `words`, and leaves the working directory as it was."""
+    before = content(Path())
+    told = moec(*(part.format(**paths) for part in arguments.split()))
+    assert told.code == code, told.err
+    for word in words:
+        assert word.format(**paths) in told.text, told.err
+    assert "Traceback" not in told.err
+    assert content(Path()) == before
+    return told
