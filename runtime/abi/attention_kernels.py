@@ -8,6 +8,8 @@ Legend: B sequences, S tokens, H query heads, h key heads (h divides H), d head 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +19,7 @@ _aten = torch.ops.aten
 
 def attention_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
     """(B, S, H, d), (B, S, h, d), (B, S, h, d) -> (B, S, H, d), logsumexp (B, H, S)."""
-    mask = _window_mask(q, window)
+    mask = _window_mask(q.shape[1], window, q.dtype, q.device)
     qt, kt, vt = (t.transpose(1, 2) for t in (q, k, v))
     if q.device.type == "cpu":
         out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
@@ -34,7 +36,7 @@ def attention_backward_kernel(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for q, k, v, each of its shape."""
-    mask = _window_mask(q, window)
+    mask = _window_mask(q.shape[1], window, q.dtype, q.device)
     grad_t, qt, kt, vt, out_t = (t.transpose(1, 2) for t in (grad, q, k, v, out))
     if q.device.type == "cpu":
         grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -54,12 +56,15 @@ def _any_device(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | No
     )
 
 
-def _window_mask(q: Tensor, window: int) -> Tensor | None:
-    """(S, S) to add to the scores: 0 where i - window < j <= i, else -inf; None if that is plain causal."""
-    length = q.shape[1]
+@lru_cache(maxsize=4)
+def _window_mask(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """(S, S) added to the scores: 0 where i - window < j <= i, -inf elsewhere; None if that is plain causal.
+
+    One mask serves all layers of a model and all steps of a run.
+    """
     if window == 0 or window >= length:
         return None
-    i = torch.arange(length, device=q.device)
-    distance = i.unsqueeze(1) - i
-    hidden = (distance < 0) | (distance >= window)
-    return torch.zeros((length, length), dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf)
+    seen = torch.ones((length, length), dtype=torch.bool, device=device).tril_().triu_(1 - window)
+    return torch.zeros((length, length), dtype=dtype, device=device).masked_fill_(
+        seen.logical_not_(), -torch.inf
+    )
