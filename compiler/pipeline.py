@@ -42,6 +42,7 @@ from .schedule.step import Step, build_step
 from .verify.differentiated import verify_differentiated
 from .verify.regions import verify_marked, verify_partitioned, verify_placed, verify_reference
 from .verify.schedule import verify_buffers, verify_micro_batch, verify_step
+from .verify.traced import collectives, verify_joint, verify_simplified, verify_split
 
 DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "fp64": torch.float64}
 
@@ -113,8 +114,12 @@ def partition(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
 def differentiate(region: PartitionedRegion, plan: Plan) -> DifferentiatedRegion:
     """Forward and backward of a region, as an executor runs them."""
     joint = trace_joint(region)
+    verify_joint(joint)
+    traced = collectives(joint.graph)
     simplify(joint.graph)
+    verify_simplified(joint, traced)
     cut = split(joint, POLICIES[plan.recompute])
+    verify_split(cut)
     bound = bind(cut, plan.buffers[region.kind])
     for graph in (bound.forward, bound.backward):
         split_collectives(graph)

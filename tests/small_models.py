@@ -76,6 +76,8 @@ VARIANTS: dict[str, dict[str, str]] = {
     "full norm": {"attention": "qk_norm: full_width(norm), clip: 0.5"},
     "window": {"attention": "window: 3"},
     "no rope": {"attention": "rope: none"},
+    "no gradient of k_bias": {"attention": "rope: none, qkv_bias: true"},
+    "no gradient of the router": {"router": "softmax | top(1) | renormalize", "balance": "none"},
     "dense layers": {"layers": "3", "ffn": "match layer { 1 => dense, _ => experts }"},
     "no experts": {"ffn": "dense"},
     "softmax after top": {"router": "top(2) | softmax"},

@@ -31,7 +31,7 @@ class Joint:
     graph: fx.Graph
     parameters: tuple[fx.Node, ...]
     inputs: tuple[fx.Node, ...]
-    output_grads: dict[str, fx.Node]  # of differentiable outputs; empty where only forward was traced
+    output_grads: dict[str, fx.Node]  # of differentiable outputs
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
@@ -79,24 +79,8 @@ def trace_joint(region: PartitionedRegion) -> Joint:
     return _joint(region, traced.graph, outputs)
 
 
-def trace_forward(region: PartitionedRegion) -> Joint:
-    """Trace `region` alone: a program that only reads the model out."""
-    interpreter = _Annotating(region)
-
-    def forward(parameters: list[Tensor], values: list[Tensor]) -> list[Any]:
-        return list(interpreter.run(*parameters, *values))
-
-    with fake_mode(), torch.no_grad(), fx.traceback.preserve_node_meta():
-        parameters, values, _ = _fresh_arguments(region, [])
-        traced = make_fx(forward, tracing_mode="symbolic")(parameters, values)
-    return _joint(region, traced.graph, None)
-
-
-def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str] | None) -> Joint:
-    """Name the parts of a traced graph.
-
-    `outputs`: the differentiable ones, None where only forward was traced.
-    """
+def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str]) -> Joint:
+    """Name the parts of a traced graph. `outputs`: the differentiable ones."""
     for node in graph.nodes:
         node.meta[ORIGIN] = node.meta.pop("custom", {}).get(ORIGIN, NOWHERE)
     graph.set_codegen(fx.graph.CodeGen())  # flat arguments, as they are
@@ -116,7 +100,7 @@ def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str] | None
         graph=graph,
         parameters=tuple(placeholders[:parameters]),
         inputs=tuple(placeholders[parameters : parameters + values]),
-        output_grads=dict(zip(outputs or (), placeholders[parameters + values :], strict=True)),
+        output_grads=dict(zip(outputs, placeholders[parameters + values :], strict=True)),
     )
 
 

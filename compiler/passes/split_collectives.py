@@ -13,7 +13,7 @@ from torch import fx
 
 from moec.runtime.abi import machine_ops
 
-_STARTS = {
+STARTS = {
     torch.ops.moec.all_to_all.default: machine_ops.all_to_all_start,
     torch.ops.moec.all_reduce.default: machine_ops.all_reduce_start,
     torch.ops.moec.shard_gather.default: machine_ops.shard_gather_start,
@@ -24,10 +24,10 @@ _STARTS = {
 def split_collectives(graph: fx.Graph) -> None:
     """Edit `graph` in place."""
     for node in list(graph.nodes):
-        if node.target not in _STARTS:
+        if node.target not in STARTS:
             continue
         with graph.inserting_before(node):
-            handle = graph.call_function(_STARTS[node.target], node.args, node.kwargs)
+            handle = graph.call_function(STARTS[node.target], node.args, node.kwargs)
             done = graph.call_function(machine_ops.wait, (handle,))
         handle.meta = {key: found for key, found in node.meta.items() if key != "val"}
         done.meta = dict(node.meta)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from math import gcd, lcm
+from math import gcd, isqrt, lcm
 
 from moec.compiler.errors import CompileError
 from moec.dsl.spec import ParallelSpec
 from moec.runtime.abi.mesh import Mesh
+
+MAX_RANKS = 1 << 20
+MOST_LISTED = 16
 
 
 def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
@@ -18,6 +21,9 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
         )
     replicate, shard = _dense_degrees(parallel, ranks)
     world = replicate * shard
+    if max(world, ranks or 0) > MAX_RANKS:
+        message = f"{max(world, ranks or 0)} ranks: at most {MAX_RANKS} are supported"
+        raise CompileError(message, parallel.at("shard", "replicate"))
     if ranks is not None and world != ranks:
         raise CompileError(
             f"replicate * shard = {replicate} * {shard} = {world}, but there are {ranks} ranks",
@@ -39,7 +45,7 @@ def resolve_degrees(parallel: ParallelSpec, ranks: int | None) -> Mesh:
             f"{expert} * {expert_shard} = {expert * expert_shard} does not divide "
             f"{replicate} * {shard} = {world}",
             parallel.at("expert_shard", "expert"),
-            f"legal values of expert_shard: {_divisors(world // expert)}",
+            f"legal values of expert_shard: {_listed(_divisors(world // expert))}",
         )
     return Mesh(replicate=replicate, shard=shard, expert=expert, expert_shard=expert_shard)
 
@@ -63,7 +69,7 @@ def _rest(name: str, other: str, degree: int | None, ranks: int | None, parallel
         raise CompileError(
             f"{name} = rest: {ranks} ranks are no multiple of {other} = {degree}",
             parallel.at(name),
-            f"legal values of {other}: {_divisors(ranks)}",
+            f"legal values of {other}: {_listed(_divisors(ranks))}",
         )
     return ranks // degree
 
@@ -72,12 +78,12 @@ def _nearest_help(parallel: ParallelSpec, ranks: int) -> str:
     shard = parallel.shard or 1
     if ranks % shard == 0:
         return f"replicate = {ranks // shard}, or replicate = rest"
-    nearest = min((d for d in range(1, ranks + 1) if ranks % d == 0), key=lambda d: abs(d - shard))
+    nearest = min(_divisors(ranks), key=lambda d: abs(d - shard))
     return f"shard = {nearest} and replicate = {ranks // nearest}"
 
 
 def _expert_help(parallel: ParallelSpec, ranks: int | None, world: int, expert: int) -> str:
-    legal = f"legal values of expert: {_divisors(world)}"
+    legal = f"legal values of expert: {_listed(_divisors(world))}"
     if ranks is not None or parallel.replicate_given:
         return legal
     return (
@@ -85,6 +91,12 @@ def _expert_help(parallel: ParallelSpec, ranks: int | None, world: int, expert: 
     )
 
 
-def _divisors(n: int) -> str:
-    found = [d for d in range(1, n + 1) if n % d == 0]
-    return ", ".join(map(str, found))
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
+
+
+def _listed(divisors: list[int]) -> str:
+    """All of them, or the first ones of many."""
+    text = ", ".join(map(str, divisors[:MOST_LISTED]))
+    return f"{text}, ..., {divisors[-1]}" if len(divisors) > MOST_LISTED else text

@@ -50,7 +50,7 @@ def _prove(
     assert written is not None
     report_impossible(rules, possible_shapes(written), bag)
     tensors = bag.attempt(map_tensors, model, rules, block.kind.span, bag) or ()
-    patterns = [re.compile(re.escape(text).replace(r"\{\}", "[0-9]+")) for text in ignored]
+    patterns = [re.compile(re.escape(text).replace(r"\{\}", "[0-9]++")) for text in ignored]
     clash = next((pair for pair in tensors if any(p.fullmatch(pair[1]) for p in patterns)), None)
     if clash is not None:
         place = next(x.value.span for x in block.settings() if x.targets[0].simple == "ignore")

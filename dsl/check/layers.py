@@ -76,6 +76,9 @@ def head(expr: s.Expr, components: Components) -> m.Head:
         return m.Head(m.Var(STREAM))
     calls = _name_calls(chain, 0, in_layer=False)
     _check_unique(calls, components.bag)
+    for call in calls:
+        if isinstance(call.component, m.Moe):
+            raise not_yet(call.call, "a mixture of experts in the output")
     return m.Head(_expression(calls, expr.span), expr.span.origin())
 
 

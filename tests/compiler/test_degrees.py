@@ -129,3 +129,19 @@ def advised(degrees: ParallelSpec) -> Iterator[tuple[str, Any]]:
         if found is None:
             raise
         yield found[1], int(found[2].split(", ")[-1])
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("degrees", "ranks", "message"),
+    [
+        ({"shard": 1_048_576, "replicate": 1_048_576, "expert": 3}, None, "at most 1048576 are supported"),
+        ({"shard": 3, "replicate": 2}, 10_000_000_000, "at most 1048576 are supported"),
+        ({"shard": 720_720, "expert": 17}, None, "legal values of expert: 1, 2, 3, 4"),
+    ],
+)
+def test_absurd_degrees_answer_at_once(degrees: dict[str, int], ranks: int | None, message: str) -> None:
+    with pytest.raises(CompileError) as error:
+        resolve_degrees(ParallelSpec(**degrees, replicate_given=True), ranks)
+
+    assert message in f"{error.value}"

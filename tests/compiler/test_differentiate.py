@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from moec.compiler.build.model import ReferenceModel
 from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.compiler.differentiate.simplify import simplify
-from moec.compiler.differentiate.trace import trace_forward, trace_joint
+from moec.compiler.differentiate.trace import trace_joint
 from moec.compiler.emit.program import to_program
 from moec.compiler.graph import ReferenceRegion, interpret, run, value
 from moec.compiler.pipeline import CompileOptions, compile_spec, differentiate, partition
@@ -231,19 +231,6 @@ def test_simplify_by_an_example() -> None:
     assert isinstance(returned, tuple)
     assert returned[0] is returned[1]
     assert returned[2] is not returned[1]
-
-
-def test_forward_alone() -> None:
-    """To read a model out: logits, and nothing for backward."""
-    region = model("mixtral").kinds["layer_0"]
-    joint = trace_forward(partitioned(small_spec(), ONE_RANK))
-    assert joint.output_grads == {}
-    parameters, inputs, _ = arguments(region)
-    found = dict(
-        zip(region.outputs, interpret(joint.graph, [*parameters.values(), *inputs.values()]), strict=True)
-    )
-    for name, expected in run(region, parameters, inputs).items():
-        assert torch.equal(found[name], expected)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_gradient_where_there_should_be_none_is_flagged() -> None:
     right, found = reference()
     none = {**found.gradients, "norm": torch.zeros_like(found.gradients["norm"])}
     deviations = {d.name: d.relative for d in compare(right, replace(found, gradients=none))}
-    assert deviations["gradient of norm"] > 1e100
+    assert deviations["gradient of norm"] > 1.0
 
 
 @pytest.mark.parametrize("loss", ["loss", "aux_loss", "z_loss"])

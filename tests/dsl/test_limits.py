@@ -118,3 +118,16 @@ def _accept_or_explain(text: str) -> None:
         assert all(len(line) <= 80 for line in shown.splitlines())
     else:
         assert load(spec.text) == spec
+
+
+@pytest.mark.timeout(20)
+def test_patterns_of_ignored_tensors_take_no_time_on_long_names() -> None:
+    """Many `{}` in a row have one way to match, not one for every way to share out the digits."""
+    pattern, name = "{}" * 9 + "x", "1" * 120
+    ignored = f'checkpoint huggingface {{\n    ignore = ["{pattern}"]'
+    text = TINY.replace('"model.embed_tokens.weight"', f'"{name}"').replace(
+        "checkpoint huggingface {", ignored
+    )
+
+    assert text.count(name) == text.count(pattern) == 1
+    assert dsl.load_text(text).checkpoint is not None

@@ -99,6 +99,25 @@ def test_check_gives_mistakes_as_json_too(tmp_path: Path) -> None:
     assert [entry["code"] for entry in found["diagnostics"]] == ["MOE0403", "MOE0403"]
 
 
+def test_fmt_writes_a_file_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A link stays one, the mode stays; where the new text cannot be written the old one is there."""
+    path, link = tmp_path / "mine.moe", tmp_path / "link.moe"
+    untidy = succeed("fmt", "tiny").out.replace("    vocab   = 320", "vocab=320")
+    path.write_text(untidy)
+    path.chmod(0o640)
+    link.symlink_to(path)
+    full = f"ulimit -f 0; {sys.executable} -m moec fmt {path}"
+    told = subprocess.run(["bash", "-c", full], check=False, capture_output=True, text=True, timeout=60)
+
+    assert told.returncode == 74
+    assert path.read_text() == untidy
+    succeed("fmt", link)
+    assert link.is_symlink()
+    assert path.read_text() == succeed("fmt", "tiny").out
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert {p.name for p in tmp_path.iterdir()} == {"mine.moe", "link.moe"}
+
+
 def test_fmt_makes_a_file_canonical_in_place_and_then_leaves_it_alone(tmp_path: Path) -> None:
     shipped = models.read("tiny")[1]  # type: ignore[index]
     path = tmp_path / "mine.moe"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -75,8 +76,18 @@ def fmt(
     if not path.is_file():
         print(formatted, end="")
     elif formatted != text:
-        path.write_text(formatted, encoding="utf-8")
+        _replace_text(path, formatted)
     return 0
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """Write a file anew, whole or not at all; links are followed and the mode is kept."""
+    from moec.runtime.data.files import written_whole
+
+    target = path.resolve()
+    with written_whole(target) as file:
+        os.fchmod(file.fileno(), target.stat().st_mode)
+        file.write(text.encode())
 
 
 def list_models(as_json: AsJson = False) -> int:
