@@ -118,7 +118,7 @@ class Transport(Protocol):
         ...
 
     def exchange(self, data: bytes) -> list[bytes]:
-        """Everybody's bytes, by rank: control messages, not tensors. Also a barrier."""
+        """Everybody's bytes, by rank: control messages, not tensors. Also a barrier, without a time-out."""
         ...
 
     def last_words(self, data: bytes, patience_s: float) -> list[bytes] | None:

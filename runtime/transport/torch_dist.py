@@ -53,6 +53,7 @@ from moec.runtime.transport.common import (
 from moec.runtime.transport.single import SingleGroup, SingleTransport
 
 _STORE_WORD = "moec/job"
+_NO_TIMEOUT = timedelta(days=1000)
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,10 @@ class TorchTransport:
         self._native_sums = backend == "nccl" if native_sums is None else native_sums
         if dist.is_initialized():
             raise EnvironmentMismatch("torch.distributed is already in use in this process")
-        with Translated("connect", RuntimeError):  # gloo in any case: messages are on the host
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=self._timeout)
+        with Translated("connect", RuntimeError):
+            # gloo in any case: messages are on the host. They have no time-out, as those of MPI have none:
+            # a rank waits here while another reads its data or writes the weights, however long that takes.
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_NO_TIMEOUT)
         current_job.set(self)
         # gloo's threads crash in an interpreter that ends while they let go of a tensor.
         atexit.register(self._destroy)

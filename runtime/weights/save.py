@@ -3,6 +3,9 @@
 Values travel to rank 0 alone, from the first group of ranks that owns a buffer, a block at a time and in the
 order in which they are written: rank 0 needs two blocks of memory beside its shards, the others one, whatever
 the model. So a model that was trained can be saved.
+
+A disk may take longer than a collective may: ranks wait for rank 0 in `Transport.exchange`, which has no
+time-out, and start a collective when rank 0 is ready for it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from moec.runtime.abi.buffers import Buffer, Piece, pieces
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.errors import InternalError
 from moec.runtime.state import parameter_prefix
-from moec.runtime.transport.api import Group
+from moec.runtime.transport.api import Group, Transport
 from moec.runtime.weights.writer import Blocks, Shape, WeightsWriter
 
 BLOCK = 1 << 25
@@ -31,13 +34,13 @@ def save_weights(
     shards: Mapping[str, Tensor],
     mesh: Mesh,
     groups: Mapping[str, Group],
-    rank: int,
+    transport: Transport,
 ) -> None:
     """Write all parameters to a weights directory; called by all ranks, with `buffers` in the same order.
 
     `buffers` and `shards` are by state name, the instance of a region and the name of a buffer:
     `layers.3/matrices`. A shard is this rank's (shard_numel,), on the transport's device; those of a region
-    have one dtype. `groups` has the owner axes of the buffers and `data`. When it returns, on any rank, the
+    have one dtype. `groups` has the owner axes of the buffers. When it returns, on any rank, the
     weights are complete and on disk. A failure of rank 0 is raised there alone, as every failure of one rank.
 
     Raises:
@@ -47,8 +50,8 @@ def save_weights(
     """
     regions = _regions(buffers)
     check_coverage(buffers, mesh)
-    values = _Values(buffers, shards, mesh, groups, rank)
-    if rank == 0:
+    values = _Values(buffers, shards, mesh, groups, transport)
+    if transport.rank == 0:
         with WeightsWriter(directory) as writer:
             for region, states in regions.items():
                 shapes = {n: s for state in states for n, s in _held(state, buffers[state], mesh).items()}
@@ -56,9 +59,8 @@ def save_weights(
     else:
         for states in regions.values():
             for name, _ in values.of(states):
-                raise InternalError(f"rank {rank} was sent values of {name}, which are for rank 0")
-    if mesh.world > 1:  # nobody goes on before rank 0 is done
-        groups["data"].all_reduce(next(iter(shards.values())).new_ones(1)).wait()
+                raise InternalError(f"rank {transport.rank} was sent values of {name}, which are for rank 0")
+    transport.exchange(b"")  # nobody goes on before rank 0 is done
 
 
 def check_coverage(buffers: Mapping[str, Buffer], mesh: Mesh) -> None:
@@ -127,35 +129,37 @@ class _Values:
     shards: Mapping[str, Tensor]
     mesh: Mesh
     groups: Mapping[str, Group]
-    rank: int
+    transport: Transport
 
     def of(self, states: Sequence[str]) -> Blocks:
         """The parameters of some buffers, one after another, on rank 0; elsewhere none comes."""
         for state in states:
-            members = _members(self.buffers[state], self.mesh)
-            if self.rank in members:
-                for owner in _owners(self.buffers[state], self.mesh):
-                    yield from self._of_owner(state, owner, members)
+            for owner in _owners(self.buffers[state], self.mesh):
+                yield from self._of_owner(state, owner)
 
-    def _of_owner(self, state: str, owner: int, members: tuple[int, ...]) -> Blocks:
+    def _of_owner(self, state: str, owner: int) -> Blocks:
         """The pieces of the owner's shard; padding stays where it is."""
         held = list(pieces(self.buffers[state], parameter_prefix(state), self.mesh, owner))
-        group = self.groups[self.buffers[state].owner_axis]
         end = max((piece.offset + piece.count for piece in held), default=0)
         for begin in range(0, end, BLOCK):
             block = self.shards[state][begin : min(begin + BLOCK, end)]
-            yield from _cut(self._bring(block, owner, members, group), begin, held)
+            yield from _cut(self._bring(state, block, owner), begin, held)
 
-    def _bring(self, block: Tensor, owner: int, members: tuple[int, ...], group: Group) -> Tensor:
-        """The owner's `block` on rank 0, nothing elsewhere; all owners pass one of the same length.
+    def _bring(self, state: str, block: Tensor, owner: int) -> Tensor:
+        """The owner's `block` on rank 0, nothing elsewhere; all ranks pass one of the same length.
 
         An all-to-all in which one member sends, and to one member: the protocol's gather to a single rank.
         """
+        rank, members = self.transport.rank, _members(self.buffers[state], self.mesh)
         if owner == 0:
-            return block if self.rank == 0 else block[:0]
+            return block if rank == 0 else block[:0]
+        self.transport.exchange(b"")  # rank 0 has written the block before
+        if rank not in members:
+            return block[:0]
         count = block.numel()
-        send = [count if self.rank == owner and member == 0 else 0 for member in members]
-        receive = [count if self.rank == 0 and member == owner else 0 for member in members]
+        send = [count if rank == owner and member == 0 else 0 for member in members]
+        receive = [count if rank == 0 and member == owner else 0 for member in members]
+        group = self.groups[self.buffers[state].owner_axis]
         return group.all_to_all(block[: sum(send)], send, receive).wait()
 
 

@@ -133,7 +133,7 @@ def _batch(job: Job, short: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _save(job: Job, state: TrainState, out: Path, part: str = "parameter") -> None:
-    save_weights(out, state.buffers, state.parts[part], state.mesh, job.groups, state.rank)
+    save_weights(out, state.buffers, state.parts[part], state.mesh, job.groups, job.transport)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Saving and loading weights, checked from inside a job.
 
     python saving.py loopback
-    mpirun -n 4 python saving.py mpi
+    mpirun -n 4 python saving.py mpi DIRECTORY
+    mpirun -n 2 python saving.py slow DIRECTORY
 
 Every mesh saves the same small model from shards that are cut here, by plain arithmetic, out of full buffers.
 The files are read back with the safetensors library and must hold each parameter exactly; then every rank of
@@ -13,11 +14,13 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -32,6 +35,7 @@ from moec.runtime.weights import load, save
 from moec.runtime.weights.load import load_shards
 from moec.runtime.weights.reader import WeightsReader
 from moec.runtime.weights.save import save_weights
+from moec.runtime.weights.writer import WeightsWriter
 
 EXPERTS = 5  # divides by no degree but 1
 WIDTH = 6
@@ -44,6 +48,7 @@ PER_EXPERT: dict[str, tuple[int, ...]] = {
     "experts.expert.{}.gate": (4, WIDTH),
     "experts.expert.{}.down": (WIDTH, 4),
 }
+TIMEOUT_S, WRITING_S = 3.0, 4.5
 BLOCK = 11  # elements at a time, so that blocks, pieces and shards begin and end anywhere
 
 
@@ -110,13 +115,13 @@ def reference_shard(state: str, buffer: Buffer, mesh: Mesh, rank: int, padding: 
 
 @dataclass
 class Watched:
-    """A group that notes how many elements each all-to-all brings; saving uses nothing else but a sum."""
+    """A group that notes how many elements each all-to-all brings; saving uses nothing else."""
 
     group: Group
     sizes: list[int] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> object:
-        assert name in ("size", "index", "all_reduce"), name
+        assert name in ("size", "index"), name
         return getattr(self.group, name)
 
     def all_to_all(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Handle:
@@ -133,7 +138,7 @@ def save_from_every_rank(transport: Transport, mesh: Mesh, directory: Path) -> N
         for state, buffer in layout.items()
     }
     groups = {axis: Watched(group) for axis, group in transport.groups(mesh.axes()).items()}
-    save_weights(directory, layout, shards, mesh, groups, transport.rank)  # type: ignore[arg-type]
+    save_weights(directory, layout, shards, mesh, groups, transport)  # type: ignore[arg-type]
     largest = max((size for group in groups.values() for size in group.sizes), default=0)
     assert largest <= (BLOCK if transport.rank == 0 else 0), largest
     files = [load_file(path) for path in directory.glob("*.safetensors")]  # complete, on every rank
@@ -197,10 +202,32 @@ def under_mpi() -> None:
     transport.close()
 
 
+def on_a_slow_disk() -> None:
+    """Over gloo, whose collectives have a time-out, and writing a layer takes longer.
+
+    Rank 1 waits at the end where rank 0 holds everything, and for its next block where it holds a half.
+    """
+    write_region = WeightsWriter.write_region
+
+    def slowly(self: WeightsWriter, region: str, *arguments: Any) -> None:
+        write_region(self, region, *arguments)
+        time.sleep(WRITING_S if region == "layers.0" else 0)
+
+    WeightsWriter.write_region = slowly  # type: ignore[method-assign,assignment]
+    transport = make_transport("gloo", timeout_s=TIMEOUT_S)
+    meshes = [Mesh(2, 1, 1, 1), Mesh(1, 2, 2, 1)]
+    for mesh in meshes:
+        save_from_every_rank(transport, mesh, Path(sys.argv[2]) / "weights")
+        transport.exchange(b"")
+    if transport.rank == 0:
+        print(json.dumps({"meshes": len(meshes)}))
+    transport.close()
+
+
 def _scratch(rank: int) -> bytes:
     return sys.argv[2].encode() if rank == 0 else b""
 
 
 if __name__ == "__main__":
     save.BLOCK = load.BLOCK = BLOCK
-    {"loopback": in_loopback, "mpi": under_mpi}[sys.argv[1]]()
+    {"loopback": in_loopback, "mpi": under_mpi, "slow": on_a_slow_disk}[sys.argv[1]]()

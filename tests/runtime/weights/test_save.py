@@ -43,6 +43,12 @@ def test_ranks_under_mpirun_save_and_replace(tmp_path: Path) -> None:
     assert report(job(4, [SAVING, "mpi", tmp_path])) == {"meshes": 5}
 
 
+@pytest.mark.mpi
+def test_a_disk_slower_than_a_time_out_ends_no_job(tmp_path: Path) -> None:
+    """Weights that took hours are not lost because rank 0 needs longer to write than a collective may take."""
+    assert report(job(2, [SAVING, "slow", tmp_path])) == {"meshes": 2}
+
+
 def buffer(*slots: Slot) -> Buffer:
     return lay_out("matrices", list(slots), MESH, True, ("shard", "replicate", "shard"), None)
 
@@ -77,7 +83,7 @@ def test_a_failure_of_rank_0_ends_the_job_and_leaves_what_was_there(tmp_path: Pa
     def main(transport: LoopbackTransport) -> None:
         groups = transport.groups(MESH.axes())
         shards = {"embed/matrices": torch.zeros(4)}
-        save_weights(target, {"embed/matrices": whole}, shards, MESH, groups, transport.rank)
+        save_weights(target, {"embed/matrices": whole}, shards, MESH, groups, transport)
 
     with pytest.raises(UserError, match=r"thesis.tex"):
         run_ranks(2, main)
