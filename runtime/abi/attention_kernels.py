@@ -14,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .guards import check_attention, check_attention_backward
+
 _aten = torch.ops.aten
 
 
 def attention_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
     """(B, S, H, d), (B, S, h, d), (B, S, h, d) -> (B, S, H, d), logsumexp (B, H, S)."""
+    check_attention(q, k, v, window)
     mask = _window_mask(q.shape[1], window, q.dtype, q.device)
-    qt, kt, vt = (t.transpose(1, 2) for t in (q, k, v))
+    qt, kt, vt = (_by_head(t) for t in (q, k, v))
     if q.device.type == "cpu":
         out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
             qt, kt, vt, 0.0, mask is None, attn_mask=mask, scale=scale
@@ -36,8 +39,10 @@ def attention_backward_kernel(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for q, k, v, each of its shape."""
+    check_attention(q, k, v, window)
+    check_attention_backward(grad, q, out, lse)
     mask = _window_mask(q.shape[1], window, q.dtype, q.device)
-    grad_t, qt, kt, vt, out_t = (t.transpose(1, 2) for t in (grad, q, k, v, out))
+    grad_t, qt, kt, vt, out_t = (_by_head(t) for t in (grad, q, k, v, out))
     if q.device.type == "cpu":
         grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad_t, qt, kt, vt, out_t, lse, 0.0, mask is None, attn_mask=mask, scale=scale
@@ -48,6 +53,11 @@ def attention_backward_kernel(
             grads = torch.autograd.grad(_any_device(qt, kt, vt, scale, mask), (qt, kt, vt), grad_t)
     gq, gk, gv = (g.transpose(1, 2).contiguous() for g in grads)
     return gq, gk, gv
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """(B, S, H, d) -> (B, H, S, d), of which the flash kernels take the last dim for contiguous unasked."""
+    return (x if x.stride(-1) == 1 else x.contiguous()).transpose(1, 2)
 
 
 def _any_device(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:

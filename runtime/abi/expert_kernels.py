@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .guards import check_expert_mm, check_expert_mm_weight_grad
+
 _GROUPED_CPU = (torch.float32, torch.bfloat16, torch.float16)
 _GROUPED_CUDA = (torch.bfloat16,)
 _ALIGNMENT_BYTES = 16  # of every row, asked for by torch._grouped_mm
@@ -16,6 +18,7 @@ _ALIGNMENT_BYTES = 16  # of every row, asked for by torch._grouped_mm
 
 def expert_mm_kernel(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """(R, in), (e, out, in), (e,) -> (R, out)."""
+    check_expert_mm(x, weight, counts)
     x = x.contiguous()
     if _grouped_accepts(x, weight.shape[1], weight.shape[2]):
         return torch._grouped_mm(x, weight.transpose(1, 2), offs=_ends(counts))
@@ -28,6 +31,7 @@ def expert_mm_kernel(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 def expert_mm_weight_grad_kernel(grad: Tensor, x: Tensor, counts: Tensor) -> Tensor:
     """(R, out), (R, in), (e,) -> (e, out, in)."""
+    check_expert_mm_weight_grad(grad, x, counts)
     grad, x = grad.contiguous(), x.contiguous()
     if _grouped_accepts(x, grad.shape[1], x.shape[1]):
         return torch._grouped_mm(grad.t(), x, offs=_ends(counts))

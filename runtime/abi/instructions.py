@@ -7,6 +7,7 @@ int.<op>               arithmetic on numbers, such as row counts
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from . import collective_ops, ops  # noqa: F401  (what they register)
+from .guards import GUARDED
 from .machine_ops import MACHINE_OPS
 from .registry import KERNELS
 
@@ -50,7 +52,7 @@ def _aten(name: str) -> Callable[..., Any]:
 
 
 INSTRUCTIONS: dict[str, Callable[..., Any]] = {
-    **{f"aten.{name}": _aten(name) for name in ATEN},
+    **{f"aten.{name}": GUARDED.get(name, _aten(name)) for name in ATEN},
     **{f"moec.{name}": kernel for name, kernel in KERNELS.items()},
     **{f"moec.{name}": function for name, function in MACHINE_OPS.items()},
     **{f"int.{name}": function for name, function in _INT.items()},
@@ -72,6 +74,31 @@ def name_of(target: Any) -> str:
     except KeyError:
         raise UnknownInstructionError(str(target)) from None
 
+
+_OF_THE_MACHINE = ("device", "layout", "pin_memory")
+"""Keywords of torch that say where a tensor lives: a program has no say in that."""
+
+
+def _aten_signature(name: str) -> inspect.Signature:
+    schema = _aten(name)._schema  # type: ignore[attr-defined]
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                a.name,
+                inspect.Parameter.KEYWORD_ONLY if a.kwarg_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=a.default_value if a.has_default_value() else inspect.Parameter.empty,
+            )
+            for a in schema.arguments
+            if a.name not in _OF_THE_MACHINE
+        ]
+    )
+
+
+SIGNATURES: dict[str, inspect.Signature] = {
+    name: _aten_signature(name[5:]) if name.startswith("aten.") else inspect.signature(function)
+    for name, function in INSTRUCTIONS.items()
+}
+"""What arguments an instruction takes."""
 
 COLLECTIVE_STARTS = frozenset(
     {"moec.all_to_all_start", "moec.all_reduce_start", "moec.shard_gather_start", "moec.reduce_scatter_start"}

@@ -8,12 +8,14 @@ dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .collective_ops import NoTransportError
+from .guards import check_adamw, require
 
 MACHINE_OPS: dict[str, Callable[..., Any]] = {}
 """Name -> function, for everything below."""
@@ -30,9 +32,9 @@ def _machine(function: Callable[..., Any]) -> Callable[..., Any]:
 @_machine
 def parameter(buffer: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
     """A view of a flat buffer (numel,) as one of its parameters."""
-    size = 1
-    for length in shape:
-        size *= length
+    size = prod(shape)
+    fits = buffer.dim() == 1 and min(shape, default=0) >= 0 and 0 <= offset <= buffer.shape[0] - size
+    require(fits, f"no parameter {tuple(shape)} lies at {offset}", buffer)
     return buffer.narrow(0, offset, size).view(tuple(shape))
 
 
@@ -41,6 +43,7 @@ def pack(gradients: Sequence[Tensor], numel: int) -> Tensor:
     """Gradients of a buffer's parameters, in the order of its slots -> one (numel,), padded with zeros."""
     flat = [g.reshape(-1) for g in gradients]
     missing = numel - sum(len(g) for g in flat)
+    require(len(flat) > 0 and missing >= 0, f"{numel} elements do not hold the gradients", *flat)
     return torch.cat([*flat, flat[0].new_zeros(missing)] if missing else flat)
 
 
@@ -161,6 +164,7 @@ def adamw_(
 
     `step` () float counts updates from 1; `coefficient` () multiplies the gradient first.
     """
+    check_adamw([parameter, gradient, exp_avg, exp_avg_sq], step)
     if coefficient is not None:
         gradient.mul_(coefficient)
     torch._fused_adamw_(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .attention_kernels import attention_backward_kernel, attention_kernel
 from .expert_kernels import expert_mm_kernel, expert_mm_weight_grad_kernel
+from .guards import check_order, check_rows, require
 from .registry import operation
 from .row_kernels import rms_norm_backward_kernel, rms_norm_kernel, rope_kernel
 
@@ -27,7 +28,9 @@ from .row_kernels import rms_norm_backward_kernel, rms_norm_kernel, rope_kernel
 @operation("histogram")
 def histogram(index: Tensor, bins: int) -> Tensor:
     """(N,) int64 in [0, bins) -> (bins,) int64 counts."""
-    return torch.bincount(index, minlength=bins)
+    counts = torch.bincount(index, minlength=bins)
+    require(counts.shape[0] == bins, f"an index is not below {bins}", index)
+    return counts
 
 
 @histogram.register_fake
@@ -38,6 +41,7 @@ def _(index: Tensor, bins: int) -> Tensor:
 @operation("inverse_permutation")
 def inverse_permutation(order: Tensor) -> Tensor:
     """(N,) int64 permutation -> its inverse."""
+    check_order(order.numel(), order)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(order.shape[0], device=order.device)
     return inverse
@@ -54,6 +58,8 @@ def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
 
     `inverse` undoes `order`, so that backward is a gather as well.
     """
+    check_rows(x)
+    check_order(x.shape[0], order, inverse)
     return x.index_select(0, order)
 
 
@@ -81,6 +87,8 @@ def dispatch(x: Tensor, order: Tensor, inverse: Tensor, k: int) -> Tensor:
     `order`: (N,) permutation of the (token, choice) pairs, token-major, that sorts them by expert; `inverse`
     undoes it.
     """
+    check_rows(x)
+    check_order(x.shape[0] * k, order, inverse)
     return x.index_select(0, torch.div(order, k, rounding_mode="floor"))
 
 
@@ -92,6 +100,9 @@ def _(x: Tensor, order: Tensor, inverse: Tensor, k: int) -> Tensor:
 @operation("undispatch")
 def undispatch(rows: Tensor, inverse: Tensor, k: int) -> Tensor:
     """(N, D) -> (T, D): the sum of a token's rows, always in the order of its choices."""
+    check_rows(rows)
+    check_order(rows.shape[0], inverse)
+    require(k > 0 and rows.shape[0] % k == 0, f"every token has {k} rows", rows)
     return rows.index_select(0, inverse).view(-1, k, rows.shape[1]).sum(1)
 
 
@@ -116,6 +127,8 @@ dispatch.register_autograd(_dispatch_backward, setup_context=_dispatch_saves)
 @operation("combine")
 def combine(rows: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """(N, D), (T, K) -> (T, D): the weighted sum of a token's expert outputs, in the order of its choices."""
+    check_rows(rows, weights)
+    check_order(weights.numel(), order, inverse)
     tokens, k = weights.shape
     return torch.bmm(
         weights.unsqueeze(1), rows.index_select(0, inverse).view(tokens, k, rows.shape[1])
@@ -130,6 +143,9 @@ def _(rows: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
 @operation("combine_grad_rows")
 def combine_grad_rows(grad: Tensor, weights: Tensor, order: Tensor) -> Tensor:
     """(T, D), (T, K) -> (N, D): the gradient of `combine` for its rows."""
+    check_rows(grad, weights)
+    check_order(weights.numel(), order)
+    require(grad.shape[0] == weights.shape[0], "one gradient a token", grad, weights)
     token = torch.div(order, weights.shape[1], rounding_mode="floor")
     return grad.index_select(0, token).mul_(weights.reshape(-1).index_select(0, order).unsqueeze(1))
 
@@ -142,6 +158,8 @@ def _(grad: Tensor, weights: Tensor, order: Tensor) -> Tensor:
 @operation("combine_grad_weights")
 def combine_grad_weights(grad: Tensor, rows: Tensor, inverse: Tensor, k: int) -> Tensor:
     """(T, D), (N, D) -> (T, K): the gradient of `combine` for its weights."""
+    check_rows(grad, rows)
+    check_order(grad.shape[0] * k, inverse)
     by_token = rows.index_select(0, inverse).view(grad.shape[0], k, grad.shape[1])
     return torch.bmm(by_token, grad.unsqueeze(2)).squeeze(2)
 

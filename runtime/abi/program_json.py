@@ -7,7 +7,6 @@ the file, so that a line of the `.moe` file stands there once. In arguments a va
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from .codec import FormatError, from_data, to_data
-from .instructions import COLLECTIVE_STARTS, INSTRUCTIONS
+from .instructions import COLLECTIVE_STARTS, INSTRUCTIONS, SIGNATURES
 from .mesh import AXES
 from .program import Argument, Instruction, Place, Program, Ref, uses
 
@@ -79,6 +78,8 @@ def _check_program(program: Program, programs: Mapping[str, Program], where: str
             called.add(_check_call(instruction, programs, at))
         if instruction.op in COLLECTIVE_STARTS:
             _check_collective(instruction, at)
+        else:
+            _check_arguments(instruction, at)
         known.add(instruction.name)
     final = Instruction("return", "", program.outputs)
     if missing := uses(final) - known:
@@ -99,11 +100,19 @@ def _check_call(instruction: Instruction, programs: Mapping[str, Program], at: s
 
 def _check_collective(instruction: Instruction, at: str) -> None:
     """Transports are asked for the axes of all collectives before anything runs."""
-    wanted = len(inspect.signature(INSTRUCTIONS[instruction.op]).parameters)
+    wanted = len(SIGNATURES[instruction.op].parameters)
     if len(instruction.arguments) != wanted or instruction.keywords:
         raise FormatError(f"{at} takes {wanted} arguments, not {len(instruction.arguments)}")
     if instruction.arguments[-1] not in AXES:
         raise FormatError(f"{at} names no axis of the mesh: {str(instruction.arguments[-1])[:60]!r}")
+
+
+def _check_arguments(instruction: Instruction, at: str) -> None:
+    """How many, and by which names; what they are, the instruction finds out."""
+    try:
+        SIGNATURES[instruction.op].bind(*instruction.arguments, **dict(instruction.keywords))
+    except TypeError as error:
+        raise FormatError(f"{at} = {instruction.op}: {error}") from error
 
 
 def _check_no_recursion(calls: Mapping[str, set[str]], where: str) -> None:

@@ -10,6 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .guards import require
+
 
 def rms_norm_kernel(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(..., D), (D,) -> normed (..., D), 1 / rms (..., 1)."""
@@ -28,7 +30,8 @@ def rms_norm_backward_kernel(grad: Tensor, x: Tensor, weight: Tensor, rstd: Tens
 
 
 def rope_kernel(x: Tensor, theta: float, inverse: bool) -> Tensor:
-    """(B, S, H, d) -> (B, S, H, d)."""
+    """(B, S, H, d) -> (B, S, H, d), d even."""
+    require(x.dim() == 4 and x.shape[3] % 2 == 0, "rotary positions take (B, S, H, d) with d even", x)
     half = x.shape[-1] // 2
     cos, sin = _rope_table(x.shape[1], half, theta, x.dtype, x.device)
     if inverse:

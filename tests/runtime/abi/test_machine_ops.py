@@ -109,11 +109,16 @@ def test_what_only_an_executor_can_do_says_so(operation: Callable[..., Any], arg
         operation(*arguments)
 
 
+def torch_operation(name: str) -> Any:
+    """That of the name `aten.<packet>.<overload>`."""
+    return operator.attrgetter(name)(torch.ops)
+
+
 def test_every_instruction_has_one_name() -> None:
     """A call target of a graph leads to the name that leads to its function."""
     for name, function in INSTRUCTIONS.items():
         target = getattr(torch.ops.moec, name[5:]).default if name[5:] in KERNELS else function
-        assert name_of(target) == name
+        assert name_of(torch_operation(name) if name.startswith("aten.") else target) == name
     assert name_of(operator.getitem) == "moec.getitem"
 
 
@@ -129,9 +134,9 @@ def test_the_instruction_set_neither_reads_nor_draws_nor_stores() -> None:
     in_place = {name for name in INSTRUCTIONS if name.split(".")[1].endswith("_")}
     assert in_place == {"moec.zero_", "moec.accumulate_", "moec.copy_", "moec.adamw_"}
     for name in (n for n in INSTRUCTIONS if n.startswith("aten.")):
-        schema = INSTRUCTIONS[name]._schema  # type: ignore[attr-defined]
-        assert not schema.is_mutable, name
-        assert torch.Tag.nondeterministic_seeded not in INSTRUCTIONS[name].tags, name  # type: ignore[attr-defined]
+        function = torch_operation(name)
+        assert not function._schema.is_mutable, name
+        assert torch.Tag.nondeterministic_seeded not in function.tags, name
 
 
 def test_collectives_are_instructions_that_end_with_an_axis() -> None:

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moec.runtime.abi.codec import FormatError, dump, parse_json
-from moec.runtime.abi.instructions import COLLECTIVE_STARTS, INSTRUCTIONS
+from moec.runtime.abi.instructions import COLLECTIVE_STARTS, SIGNATURES
 from moec.runtime.abi.program import Instruction, Place, Program, Ref, listing, uses
 from moec.runtime.abi.program_json import programs_from_data, programs_to_data
 
-OPS = sorted(INSTRUCTIONS.keys() - COLLECTIVE_STARTS - {"moec.call"})
+OPS = sorted(SIGNATURES.keys() - COLLECTIVE_STARTS - {"moec.call"})
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=1000), min_size=1, max_size=6).filter(
     str.isprintable
 )
@@ -45,13 +45,16 @@ def programs(draw: st.DrawFn, name: str) -> Program:
     for made in draw(st.lists(NAMES, unique=True, max_size=4)):
         if made in known:
             continue
-        keywords = draw(st.dictionaries(NAMES, argument(), max_size=2))
+        op = draw(st.sampled_from(OPS))
+        taken = SIGNATURES[op].parameters.values()
+        positional = sum(p.kind is not p.KEYWORD_ONLY for p in taken)
+        named = [p.name for p in taken if p.kind is p.KEYWORD_ONLY]
         instructions.append(
             Instruction(
                 name=made,
-                op=draw(st.sampled_from(OPS)),
-                arguments=tuple(draw(st.lists(argument(), max_size=3))),
-                keywords=tuple(keywords.items()),
+                op=op,
+                arguments=tuple(draw(argument()) for _ in range(positional)),
+                keywords=tuple((name, draw(argument())) for name in named),
                 type=draw(st.just("") | NAMES),
                 place=draw(st.none() | PLACES),
             )
@@ -73,18 +76,18 @@ def test_round_trip(one: Program, other: Program) -> None:
 
 
 def test_numbers_that_are_not_finite_keep_their_value() -> None:
-    made = Instruction("y", "aten.full.default", ((2,), -math.inf, math.nan, math.inf))
+    made = Instruction("y", "aten.stack.default", ((-math.inf, math.nan, math.inf),))
     program = Program("p", (), (made,), (), (), ())
     (found,) = programs_from_data(parse_json(dump(programs_to_data({"p": program})), "f"), "f").values()
-    lowest, no_number, highest = found.instructions[0].arguments[1:]
+    ((lowest, no_number, highest),) = found.instructions[0].arguments
     assert (lowest, highest) == (-math.inf, math.inf)
     assert math.isnan(no_number)
 
 
 def test_types_of_numbers_are_kept() -> None:
-    program = Program("p", (), (Instruction("y", "aten.full.default", (1, 1.0, True)),), (), (), ())
+    program = Program("p", (), (Instruction("y", "aten.stack.default", ((1, 1.0, True),)),), (), (), ())
     (found,) = programs_from_data(parse_json(dump(programs_to_data({"p": program})), "f"), "f").values()
-    assert [type(a) for a in found.instructions[0].arguments] == [int, float, bool]
+    assert [type(a) for a in found.instructions[0].arguments[0]] == [int, float, bool]
 
 
 MAIN = Program(
@@ -166,6 +169,28 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
     "a collective without arguments": (set_at(*FIRST, 0, 2, []), "%h takes 2 arguments, not 0"),
     "a collective over an unknown axis": (set_at(*FIRST, 0, 2, 1, "world"), "%h names no axis of the mesh"),
     "a collective over a value": (set_at(*FIRST, 0, 2, 1, {"%": "x"}), "%h names no axis of the mesh"),
+    "a value too few": (
+        set_at("programs", 1, "instructions", 0, 2, [{"%": "a"}]),
+        "%c = aten.add.Tensor: missing a required argument: 'other'",
+    ),
+    "a value too many": (
+        set_at("programs", 1, "instructions", 0, 2, [1, 2, 3]),
+        "%c = aten.add.Tensor: too many positional",
+    ),
+    "a value twice": (
+        set_at("programs", 1, "instructions", 0, 3, {"other": 1}),
+        "multiple values for argument 'other'",
+    ),
+    "a keyword that is none": (set_at(*FIRST, 3, 3, {"key": 1}), "got an unexpected keyword argument 'key'"),
+    "a keyword to a call": (set_at(*FIRST, 2, 3, {"key": 1}), "got an unexpected keyword argument 'key'"),
+    "a value too many for an operation of ours": (
+        set_at(*FIRST, 1, 2, [{"%": "h"}, 1]),
+        "%y = moec.wait: too many positional",
+    ),
+    "a tensor that is elsewhere": (
+        set_at(*FIRST, 3, ["z", "aten.new_zeros.default", [{"%": "y"}, [3]], {"device": "meta"}, "", None]),
+        "got an unexpected keyword argument 'device'",
+    ),
     "a place that is not there": (set_at(*FIRST, 0, 5, 1), "%h has no place 1"),
     "a place before the first": (set_at(*FIRST, 0, 5, -1), "%h has no place -1"),
     "an instruction that lacks a part": (

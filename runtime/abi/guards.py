@@ -1,0 +1,120 @@
+"""What torch's own kernels leave unchecked: sizes and types that, wrong, make them read or write anywhere.
+
+Programs come from bundles, and bundles from anyone. A check compares attributes of tensors, which costs
+nothing beside the kernel; values are looked at on a CPU only, where that waits for nothing. What is refused
+is a ValueError: an executor adds the instruction and its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def require(holds: bool, rule: str, *operands: Tensor) -> None:
+    """Raise ValueError unless `holds`: the rule, and the shapes and dtypes of the operands."""
+    if not holds:
+        found = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in operands)
+        raise ValueError(f"{rule}; found {found}" if operands else rule)
+
+
+def check_alike(*operands: Tensor) -> None:
+    """One dtype, one device."""
+    first = operands[0]
+    alike = all(t.dtype == first.dtype and t.device == first.device for t in operands)
+    require(alike, "operands are of one dtype and on one device", *operands)
+
+
+def check_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> None:
+    """q (B, S, H, d), k and v (B, S, h, d) with h dividing H; B may be 0, and nothing else."""
+    shaped = q.dim() == 4 and k.dim() == 4 and k.shape == v.shape and 0 not in (*q.shape[1:], *k.shape[1:])
+    require(shaped, "attention takes q (B, S, H, d) and k, v (B, S, h, d)", q, k, v)
+    fits = k.shape[:2] == q.shape[:2] and k.shape[3] == q.shape[3] and q.shape[2] % k.shape[2] == 0
+    require(fits, "q, k and v share B, S and d, and h divides H", q, k, v)
+    require(q.dtype.is_floating_point, "attention is of floating point", q)
+    check_alike(q, k, v)
+    require(window >= 0, f"a window has 0 or more positions, not {window}")
+
+
+def check_attention_backward(grad: Tensor, q: Tensor, out: Tensor, lse: Tensor) -> None:
+    """`grad` and `out` as q (B, S, H, d), `lse` (B, H, S) in float32 or more."""
+    require(grad.shape == q.shape == out.shape, "grad and out have the shape of q", grad, q, out)
+    check_alike(grad, q, out)
+    batch, length, heads, _ = q.shape
+    wide = torch.promote_types(q.dtype, torch.float32)
+    fits = lse.shape == (batch, heads, length) and lse.dtype == wide and lse.device == q.device
+    require(fits, f"logsumexp is {wide} (B, H, S)", lse, q)
+
+
+def check_counts(counts: Tensor, rows: int) -> None:
+    """(e,) int64 >= 0 whose sum is `rows`: the values only on a CPU."""
+    require(counts.dim() == 1 and counts.dtype == torch.int64, "counts are int64 (experts,)", counts)
+    if counts.device.type == "cpu":
+        found = counts.tolist()
+        fits = all(0 <= count <= rows for count in found) and sum(found) == rows
+        require(fits, f"counts are 0 or more and their sum is the {rows} rows")
+
+
+def check_expert_mm(x: Tensor, weight: Tensor, counts: Tensor) -> None:
+    """(R, in), (e, out, in), (e,)."""
+    fits = x.dim() == 2 and weight.dim() == 3 and x.shape[1] == weight.shape[2]
+    require(fits and counts.shape == weight.shape[:1], "takes (R, in), (e, out, in), (e,)", x, weight, counts)
+    check_alike(x, weight)
+    check_counts(counts, x.shape[0])
+
+
+def check_expert_mm_weight_grad(grad: Tensor, x: Tensor, counts: Tensor) -> None:
+    """(R, out), (R, in), (e,)."""
+    fits = grad.dim() == 2 and x.dim() == 2 and grad.shape[0] == x.shape[0]
+    require(fits, "takes (R, out), (R, in), (e,)", grad, x, counts)
+    check_alike(grad, x)
+    check_counts(counts, x.shape[0])
+
+
+def check_order(size: int, *orders: Tensor) -> None:
+    """(size,) int64 each."""
+    fits = all(order.shape == (size,) and order.dtype == torch.int64 for order in orders)
+    require(fits, f"an order is int64 ({size},)", *orders)
+
+
+def check_rows(*rows: Tensor) -> None:
+    """(rows, D) each."""
+    require(all(x.dim() == 2 for x in rows), "rows are (rows, D)", *rows)
+
+
+def check_adamw(shards: Sequence[Tensor], step: Tensor) -> None:
+    """Shards (numel,) of one dtype, contiguous; `step` () float on their device."""
+    first = shards[0]
+    fits = all(t.shape == first.shape and t.is_contiguous() for t in shards)
+    require(fits and first.dtype.is_floating_point, "shards are floating (numel,), contiguous", *shards)
+    check_alike(*shards)
+    fits = step.dim() == 0 and step.dtype.is_floating_point and step.device == first.device
+    require(fits, "the count of updates is one floating number on the device of the shards", step)
+
+
+def log_softmax_backward(grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
+    """`aten._log_softmax_backward_data`, which takes the shape of `grad_output` for that of both."""
+    require(grad_output.shape == output.shape, "gradient and output have one shape", grad_output, output)
+    check_alike(grad_output, output)
+    found: Tensor = torch.ops.aten._log_softmax_backward_data.default(grad_output, output, dim, input_dtype)
+    return found
+
+
+def embedding_dense_backward(
+    grad_output: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Tensor:
+    """`aten.embedding_dense_backward`, which counts by index, without a look at it, to scale by frequency."""
+    require(not scale_grad_by_freq, "an embedding's gradient is not scaled by frequency")
+    found: Tensor = torch.ops.aten.embedding_dense_backward.default(
+        grad_output, indices, num_weights, padding_idx, scale_grad_by_freq
+    )
+    return found
+
+
+GUARDED: dict[str, Callable[..., Tensor]] = {
+    "_log_softmax_backward_data.default": log_softmax_backward,
+    "embedding_dense_backward.default": embedding_dense_backward,
+}
+"""Operations of torch -> what runs in their place."""
