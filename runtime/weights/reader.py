@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moec.runtime.data.files import ReadOnlyFile
 from moec.runtime.errors import IntegrityError
-from moec.runtime.weights.index import FileEntry, Index, read_index
+from moec.runtime.weights.index import FileEntry, Index, index_text, read_index
 from moec.runtime.weights.stored import Located, StoredTensors, contradictions, raise_listed
 from moec.runtime.weights.tensor_file import Entry, read_header, shown
 
@@ -38,8 +38,16 @@ class WeightsReader(StoredTensors):
         super().__init__(directory, located)
 
     def files(self) -> tuple[str, ...]:
-        """The names of the files, in the order of the index; ranks can share the work of `verify`."""
+        """The names of the files, in the order of the index."""
         return tuple(self._index.files)
+
+    def verify_share(self, rank: int, world: int) -> None:
+        """See `StoredTensors.verify_share`: every file is read by one rank."""
+        self.verify(self.files()[rank::world])
+
+    def fingerprint(self) -> str:
+        """The digest of the index, which has the digests of the files."""
+        return hashlib.sha256(index_text(self._index)).hexdigest()
 
     def verify(self, files: Iterable[str] | None = None) -> None:
         """Read files whole, by default all, and compare them with their digests.

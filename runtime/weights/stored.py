@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,6 +45,33 @@ class StoredTensors:
     def names(self) -> Iterable[str]:
         """moec's names of all tensors."""
         return self._located.keys()
+
+    def verify_share(self, rank: int, world: int) -> None:
+        """Compare files with their digests, this rank those that fall to it of `world`; here there are none.
+
+        Raises:
+            IntegrityError: a file is not what was written.
+            InputOutputError: reading failed.
+        """
+
+    def fingerprint(self) -> str:
+        """What tells these tensors from others without reading them: names, places, headers, sizes of files.
+
+        Paths are left out: the same files may be elsewhere on another machine.
+        """
+        facts = [
+            (
+                name,
+                found.path.name,
+                found.tensor,
+                found.entry.dtype,
+                found.entry.shape,
+                found.entry.begin_bytes,
+            )
+            for name, found in sorted(self._located.items())
+        ]
+        sizes = {found.path.name: self._open(found.path).size_bytes for found in self._located.values()}
+        return hashlib.sha256(json.dumps([facts, sizes]).encode()).hexdigest()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""

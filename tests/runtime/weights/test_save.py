@@ -45,7 +45,7 @@ def test_ranks_under_mpirun_save_and_replace(tmp_path: Path) -> None:
 
 @pytest.mark.mpi
 def test_a_disk_slower_than_a_time_out_ends_no_job(tmp_path: Path) -> None:
-    """Weights that took hours are not lost because rank 0 needs longer to write than a collective may take."""
+    """Weights that took hours are not lost because rank 0 writes for longer than a collective may take."""
     assert report(job(2, [SAVING, "slow", tmp_path])) == {"meshes": 2}
 
 

@@ -314,15 +314,36 @@ def test_a_damaged_directory_is_refused_with_file_and_tensor(tmp_path: Path, cas
         WeightsReader(tmp_path / "weights")
 
 
+def flip_last_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 def test_a_flipped_bit_is_found_by_its_digest(tmp_path: Path) -> None:
     directory = written(tmp_path / "weights")
-    content = bytearray((directory / LAYER_FILE).read_bytes())
-    content[-1] ^= 1
-    (directory / LAYER_FILE).write_bytes(content)
+    flip_last_bit(directory / LAYER_FILE)
     reader = WeightsReader(directory)
     reader.verify(["embed.safetensors"])
     with pytest.raises(IntegrityError, match=r"layers.00003.safetensors is damaged"):
         reader.verify()
+
+
+def test_ranks_share_the_files_to_verify(tmp_path: Path) -> None:
+    """Each file falls to one of them."""
+    reader = WeightsReader(written(tmp_path / "weights"))
+    flip_last_bit(tmp_path / "weights" / reader.files()[0])
+    reader.verify_share(1, 2)
+    for rank, world in ((0, 2), (0, 1)):
+        with pytest.raises(IntegrityError, match="is damaged"):
+            reader.verify_share(rank, world)
+
+
+def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
+    one, same = (WeightsReader(written(tmp_path / name)).fingerprint() for name in "ab")
+    with WeightsWriter(tmp_path / "c") as writer:
+        put(writer, "embed", {"embed": torch.arange(6.0)})
+    assert one == same != WeightsReader(tmp_path / "c").fingerprint()
 
 
 def test_other_directories_and_versions_are_the_users_mistake(tmp_path: Path) -> None:
