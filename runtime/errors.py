@@ -48,10 +48,6 @@ class UserError(RuntimeFailure):
     exit_code = ExitCode.USER
 
 
-class BundleError(UserError):
-    """A directory is not a bundle, or not one that this runtime can run."""
-
-
 class InternalError(RuntimeFailure):
     """An invariant of ours does not hold."""
 
@@ -60,12 +56,6 @@ class InputOutputError(RuntimeFailure):
     """Reading or writing failed for a reason outside the file's content."""
 
     exit_code = ExitCode.INPUT_OUTPUT
-
-
-class StoppedEarly(RuntimeFailure):
-    """The run was asked to stop, and saved; starting it again continues it."""
-
-    exit_code = ExitCode.STOPPED_EARLY
 
 
 class IntegrityError(RuntimeFailure):
@@ -78,12 +68,6 @@ class EnvironmentMismatch(RuntimeFailure):
     """The process was started in a way that cannot work: foreign `mpirun`, wrong world, no MPI library."""
 
     exit_code = ExitCode.ENVIRONMENT
-
-
-class HangError(RuntimeFailure):
-    """A collective or a step did not end in its time."""
-
-    exit_code = ExitCode.HANG
 
 
 class ForeignLauncher(EnvironmentMismatch):
