@@ -24,8 +24,8 @@ MAX_LINE_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 16
 
 _COUNTS = ("step", "tokens")
-_NUMBERS = ("loss", "grad_norm", "lr", "tokens_per_s", "step_s")
-_OPTIONAL = ("aux_loss", "z_loss")
+_NUMBERS = ("loss", "aux_loss", "grad_norm", "lr", "tokens_per_s", "step_s")
+_OPTIONAL = ("z_loss",)
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
@@ -35,7 +35,7 @@ class StepMetrics:
 
     `loss` is the mean over the loss-bearing tokens of the global batch, and `tokens` counts its real tokens,
     padding left out. `grad_norm` is the norm before clipping. `expert_load` counts, by MoE, how often each
-    expert was chosen. `aux_loss` and `z_loss` are None where the model has no such loss.
+    expert was chosen. Where the model has no such loss, `aux_loss` is 0.0 and `z_loss` None.
     """
 
     step: int
@@ -45,7 +45,7 @@ class StepMetrics:
     tokens: int
     tokens_per_s: float
     step_s: float
-    aux_loss: float | None = None
+    aux_loss: float = 0.0
     z_loss: float | None = None
     expert_load: Mapping[str, Sequence[int]] = field(default_factory=dict)
 

@@ -26,7 +26,7 @@ STEPS = st.builds(
     tokens=st.integers(0, 1 << 60),
     tokens_per_s=FLOATS,
     step_s=FLOATS,
-    aux_loss=st.none() | FLOATS,
+    aux_loss=FLOATS,
     z_loss=st.none() | FLOATS,
     expert_load=st.dictionaries(
         st.text(max_size=20), st.lists(st.integers(0, 1 << 50), max_size=4), max_size=3
