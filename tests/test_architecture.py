@@ -38,6 +38,7 @@ ONLY_IN = {
 }
 LAZY = {
     "moec.cli": "a command loads what it needs, so that `check` and `--help` need no torch",
+    "moec.runtime.data.tokenizer": "a node that reads bytes, or Megatron's ids, needs no tokenizers",
     "moec.runtime.record.progress": "a node that shows no progress in place needs no rich",
     "moec.runtime.transport.factory": "a transport loads libraries that a machine may lack",
 }
@@ -229,6 +230,13 @@ def test_light(name: str) -> None:
     program = f"import sys, {name}; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_training_needs_torch_numpy_and_mpi4py_only() -> None:
+    """On a node where no other library is installed the runtime is imported, whatever is optional."""
+    others = ["tokenizers", "rich", "typer", "lark", "safetensors", "jinja2"]
+    program = f"import sys; sys.modules.update(dict.fromkeys({others})); import moec.runtime.run"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize(

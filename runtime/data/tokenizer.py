@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
-from moec.runtime.errors import InputOutputError, UserError
+from moec.runtime.errors import EnvironmentMismatch, InputOutputError, UserError
+
+if TYPE_CHECKING:
+    import tokenizers
 
 MAX_TOKENIZER_BYTES = 256 << 20  # the largest published ones have some 35 MB
 
@@ -66,6 +69,7 @@ class JsonTokenizer:
     Raises:
         UserError: no such file, too large, not a tokenizer, or `end_of_document` cannot be told.
         InputOutputError: the file cannot be read.
+        EnvironmentMismatch: the tokenizers library is not installed.
     """
 
     def __init__(self, path: Path, end_of_document: str | None = None) -> None:
@@ -90,11 +94,13 @@ def open_tokenizer(value: str | None = None, end_of_document: str | None = None)
     `END_OF_DOCUMENT` that the file defines.
 
     Raises:
-        UserError, InputOutputError: see `JsonTokenizer`.
+        UserError, InputOutputError, EnvironmentMismatch: see `JsonTokenizer`.
     """
     if value is None or value == "bytes":
         if end_of_document is not None:
-            raise UserError("the byte tokenizer has its own end of document, 256; another cannot be given")
+            raise UserError(
+                "--end-of-document is for a --tokenizer: without one, the end of a document is id 256"
+            )
         return ByteTokenizer()
     path = Path(value)
     return JsonTokenizer(path / "tokenizer.json" if os.path.isdir(value) else path, end_of_document)
@@ -111,8 +117,20 @@ def _load(path: Path) -> tokenizers.Tokenizer:
         content = path.read_bytes()
     except OSError as error:
         raise InputOutputError(f"cannot read {path}: {error.strerror}") from error
+    library = _library()
     with _errors_as_ours(f"{path} is not a Hugging Face tokenizer.json"):
-        return tokenizers.Tokenizer.from_buffer(content)
+        made: tokenizers.Tokenizer = library.Tokenizer.from_buffer(content)
+    return made
+
+
+def _library() -> ModuleType:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise EnvironmentMismatch(
+            f"a tokenizer.json needs the tokenizers library, which cannot be loaded: {error}"
+        ) from error
+    return tokenizers
 
 
 @contextmanager
@@ -136,7 +154,7 @@ def _end_of_document(tokenizer: tokenizers.Tokenizer, path: Path, wanted: str | 
     known = ", ".join(sorted(added)[:20]) or "none"
     raise UserError(
         f"{path} has no token known to end a document ({', '.join(END_OF_DOCUMENT)}); "
-        f"say which one does. Its added tokens: {known}"
+        f"say which one does, with --end-of-document. Its added tokens: {known}"
     )
 
 
