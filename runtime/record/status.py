@@ -1,19 +1,23 @@
 """`run_status.json`: the verdict of a run. Launchers rewrite exit codes, so the run keeps its own.
 
     {"state": "complete", "step": 200, "steps": 200, "loss": 2.31, "exit_code": 0, "reason": "", "world": 8,
-     "bundle": "6f0c...", "started": "2026-01-01T12:00:00+00:00", "updated": "2026-01-01T12:30:00+00:00"}
+     "bundle": "6f0c...", "started": "2026-01-01T12:00:00+00:00", "updated": "2026-01-01T12:30:00+00:00",
+     "state_bytes": {"parameters": 4096, "gradients": 4096, "optimizer": 8192}}
 
-It is replaced as a whole, so a reader never sees half of it. A run that ends without a word (a lost machine,
-SIGKILL) leaves `running` behind, with the time of its last sign of life.
+It is replaced as a whole, so a reader never sees half of it. Rank 0 keeps it, and any rank may say that the
+run failed: that verdict stays, whatever rank 0 has to say afterwards. A run that ends without a word (a lost
+machine, SIGKILL) leaves `running` behind, with the time of its last sign of life.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -36,7 +40,8 @@ class RunStatus:
     `step` counts the steps that are done. `loss` is that of the last one, None before the first and where it
     is not finite. `exit_code` is None while it runs, and one of `ExitCode` afterwards; 75, stopped early and
     saved, counts as failed here, since the run is not complete. Times are UTC, in ISO 8601. `bundle` is a
-    digest.
+    digest, empty before it is read. `state_bytes` is what rank 0 holds of the model all the time: parameters,
+    gradients and optimizer state.
     """
 
     state: State
@@ -49,6 +54,7 @@ class RunStatus:
     bundle: str
     started: str
     updated: str
+    state_bytes: dict[str, int] = field(default_factory=dict)
 
 
 def utc_now() -> datetime:
@@ -57,7 +63,9 @@ def utc_now() -> datetime:
 
 
 class StatusFile:
-    """Keeps a run's status on disk; on rank 0 only. It is written when it is made.
+    """Keeps a run's status on disk; on rank 0 only. Made, it is written, over that of an earlier run.
+
+    A failure of this run that another rank has written meanwhile is never replaced.
 
     `step` is the number of steps that were done before, by the runs that this one goes on from.
 
@@ -74,14 +82,17 @@ class StatusFile:
         world: int,
         bundle: str,
         step: int = 0,
+        state_bytes: Mapping[str, int] | None = None,
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._path, self._interval_s, self._clock, self._now = path, interval_s, clock, now
         started = _time(now)
-        self.status = RunStatus("running", step, steps, None, None, "", world, bundle, started, started)
-        self._write()
+        held = dict(state_bytes or {})
+        self.status = RunStatus("running", step, steps, None, None, "", world, bundle, started, started, held)
+        with _locked(path):
+            self._store()
 
     def advance(self, step: int, loss: float) -> None:
         """`step` steps are done, the last with `loss`. Written if the last time is `interval_s` ago.
@@ -104,6 +115,11 @@ class StatusFile:
         self._write()
 
     def _write(self) -> None:
+        with _locked(self._path):
+            if not _has_failed(self._path):
+                self._store()
+
+    def _store(self) -> None:
         self.status = replace(self.status, updated=_time(self._now))
         _store(self._path, self.status)
         self._written_s = self._clock()
@@ -116,7 +132,7 @@ def mark_failed(path: Path, exit_code: int, reason: str, step: int = 0, loss: fl
     already stays, as the first failure is the cause. Nothing is raised: whoever calls this has a failure of
     its own to report.
     """
-    with suppress(RuntimeFailure):
+    with suppress(RuntimeFailure), _locked(path):
         status = read_status(path)
         if step > status.step:
             finite = loss if loss is not None and math.isfinite(loss) else None
@@ -146,6 +162,27 @@ def _ended(status: RunStatus, exit_code: int, reason: str) -> RunStatus:
     state: State = "complete" if exit_code == 0 else "failed"
     text = reason[:_MAX_REASON].encode(errors="replace").decode()  # names of files may hold half characters
     return replace(status, state=state, exit_code=int(exit_code), reason=text)
+
+
+def _has_failed(path: Path) -> bool:
+    try:
+        return read_status(path).state == "failed"
+    except RuntimeFailure:  # it is gone, or damaged: written anew
+        return False
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Nobody else reads and replaces the file meanwhile, on any machine if its file system has locks."""
+    descriptor = None
+    with suppress(OSError):  # without locks, or without the folder, which is told where the file is written
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _store(path: Path, status: RunStatus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,7 +51,10 @@ def test_a_run_writes_its_start_its_progress_now_and_then_and_its_end(tmp_path: 
 
 def test_it_is_json_with_the_documented_keys(tmp_path: Path) -> None:
     start(tmp_path / "run_status.json", Time())
-    keys = {"state", "step", "steps", "loss", "exit_code", "reason", "world", "bundle", "started", "updated"}
+    keys = {
+        "state", "step", "steps", "loss", "exit_code", "reason", "world", "bundle", "started", "updated",
+        "state_bytes",
+    }  # fmt: skip
     assert json.loads((tmp_path / "run_status.json").read_text()).keys() == keys
 
 
@@ -91,6 +95,31 @@ def test_a_rank_that_fails_alone_knows_the_last_step(tmp_path: Path) -> None:
     file.end(0)
     mark_failed(path, 74, "too late", 3, 2.5)
     assert read_status(path).step == 5
+
+
+def test_rank_0_does_not_take_back_that_another_rank_failed(tmp_path: Path) -> None:
+    """Whatever it has to say; the next run of the folder does."""
+    path, time = tmp_path / "run_status.json", Time()
+    file = start(path, time)
+    mark_failed(path, 74, "the disk is gone", 3, 2.5)
+    failed = read_status(path)
+    time.now_s += 60
+    file.advance(4, 2.25)
+    file.end(0)
+    assert read_status(path) == failed
+    start(path, time)
+    assert read_status(path).state == "running"
+
+
+def test_a_failure_is_kept_if_rank_0_writes_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "run_status.json"
+    for _ in range(10):
+        file = StatusFile(path, steps=10, world=2, bundle="", interval_s=0.0)
+        rank_0 = threading.Thread(target=lambda file=file: [file.advance(step, 1.0) for step in range(20)])
+        rank_0.start()
+        mark_failed(path, 74, "the disk is gone")
+        rank_0.join()
+        assert read_status(path).state == "failed"
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
