@@ -1,43 +1,49 @@
 """`moec run`, one rank of it: open bundle, data and weights, train, keep record, write the weights.
 
-Whatever can be refused is refused before the first step, on all ranks together. Rank 0 keeps the record.
+Whatever can be refused is refused before the first step, on all ranks together. Rank 0 keeps the record, and
+makes no folder for a run that is refused. Where an earlier run's record is, that is moved aside first: no
+verdict but this run's can be mistaken for it.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from moec.runtime.abi.buffers import Slot
-from moec.runtime.abi.bundle import Manifest
+from moec.runtime.abi.bundle import Manifest, read_manifest
 from moec.runtime.data.files import written_whole
 from moec.runtime.data.loader import Loader
-from moec.runtime.data.source import open_stream
+from moec.runtime.data.source import check_exists, open_stream
 from moec.runtime.data.stream import TokenStream, fingerprint
 from moec.runtime.data.tokenizer import open_tokenizer
 from moec.runtime.errors import ExitCode, UserError
 from moec.runtime.guard import describe, exit_code_of
 from moec.runtime.job import Job, agree, default_transport, open_job
+from moec.runtime.record.earlier import set_aside
 from moec.runtime.record.metrics import StepMetrics
-from moec.runtime.record.recorder import STATUS, NoRecord, Recorder, RunRecord
-from moec.runtime.record.status import mark_failed
+from moec.runtime.record.recorder import MODEL, STATUS, WEIGHTS, NoRecord, Recorder, RunRecord
+from moec.runtime.record.status import StatusFile, mark_failed
+from moec.runtime.schedule import steps_to_do
 from moec.runtime.state import TrainState, make_state, parameter_prefix
-from moec.runtime.training import StepResult, Trainer
+from moec.runtime.training import StepResult, Trainer, check_finite
+from moec.runtime.transport.api import Transport
 from moec.runtime.transport.factory import make_transport
 from moec.runtime.weights.huggingface import HuggingFaceReader
 from moec.runtime.weights.load import load_shards
 from moec.runtime.weights.reader import WeightsReader
 from moec.runtime.weights.save import save_weights
 from moec.runtime.weights.stored import StoredTensors
-from moec.runtime.weights.writer import check_replaceable
-
-WEIGHTS = "weights"
-MODEL = "model.moe"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the user gave. `steps` stops early; `init` is a weights directory, or `hf:` and a checkpoint's."""
+    """What the user gave. `steps` stops early; `init` is a weights directory, or `hf:` and a checkpoint's.
+
+    `end_of_document` is the tokenizer's token between documents, where it cannot be told from the file.
+    """
 
     bundle: Path
     data: str
@@ -46,33 +52,93 @@ class RunOptions:
     init: str | None = None
     tokenizer: str | None = None
     transport: str | None = None
+    end_of_document: str | None = None
     timeout_s: float = 600.0
 
 
 def run_training(options: RunOptions) -> int:
     """Train, as one rank of the job that this process belongs to. What it raises has an exit code."""
     transport = make_transport(options.transport or default_transport(), timeout_s=options.timeout_s)
-    job = open_job(options.bundle, transport)
-    manifest = job.bundle.manifest
-    stream = open_stream(options.data, open_tokenizer(options.tokenizer), manifest.vocab)
-    agree({"data": fingerprint(stream)}, transport)
-    with _loader(stream, manifest, transport.rank) as loader:
-        total = _total_steps(manifest, loader)
-        steps = _steps_to_do(options.steps, total)
-        state = make_state(manifest, transport.rank, transport.device)
-        _initialise(state, job, options.init)
-        with _recorder(job, options.out, steps) as recorder:
-            trainer = Trainer(job, state, loader, total)
-            try:
+    _check_paths(options)
+    init = _make_room(options, transport)
+    with _Verdict(options.out / STATUS) as verdict:
+        job = open_job(options.bundle, transport)
+        manifest = job.bundle.manifest
+        with _loader(_stream(options, job), manifest, transport.rank) as loader:
+            total = _total_steps(manifest, loader)
+            steps = steps_to_do(options.steps, total)
+            state = make_state(manifest, transport.rank, transport.device)
+            _initialise(state, job, init)
+            verdict.trainer = trainer = Trainer(job, state, loader, total)
+            with _recorder(job, state, options.out, steps) as recorder:
                 _train(trainer, steps, recorder)
                 weights = options.out / WEIGHTS
-                save_weights(weights, state.buffers, state.parameters, state.mesh, job.groups, transport.rank)
-            except BaseException as error:
-                _mark_failed(options.out / STATUS, error, trainer.last)
-                raise
-            recorder.complete({"weights": weights})
+                save_weights(weights, state.buffers, state.parameters, state.mesh, job.groups, transport)
+                recorder.complete({"weights": weights})
     transport.close()
     return ExitCode.DONE
+
+
+def _check_paths(options: RunOptions) -> None:
+    """A bundle or data that are not there are a slip in the command, and no run: nothing is touched."""
+    read_manifest(options.bundle)
+    check_exists(options.data)
+
+
+def _make_room(options: RunOptions, transport: Transport) -> str | None:
+    """Where an earlier run has left a verdict, move it aside, so that none but this run's is found there.
+
+    Returns `--init`, which may be that run, as it is to be opened now.
+    """
+    aside = b""
+    if transport.rank == 0 and (options.out / STATUS).is_file():
+        aside = os.fsencode(_set_aside(options.out) or "")
+        StatusFile(options.out / STATUS, steps=0, world=transport.world, bundle="")
+    found = os.fsdecode(transport.exchange(aside)[0])
+    return _moved(options.init, options.out, Path(found)) if options.init and found else options.init
+
+
+def _set_aside(out: Path) -> Path | None:
+    aside = set_aside(out)
+    if aside is not None:
+        print(f"the earlier run in {out} is now in {aside}", file=sys.stderr)
+    return aside
+
+
+def _moved(init: str, out: Path, aside: Path) -> str:
+    """A folder that was `out`, or its weights, is below `aside` now."""
+    path = Path(init)
+    if path.resolve() == out.resolve():
+        return str(aside)
+    if path.name == WEIGHTS and path.parent.resolve() == out.resolve():
+        return str(aside / WEIGHTS)
+    return init
+
+
+class _Verdict:
+    """A context that gives a run that fails its verdict, from whichever rank and however far it has come."""
+
+    def __init__(self, status: Path) -> None:
+        self.trainer: Trainer | None = None
+        self._status = status
+
+    def __enter__(self) -> _Verdict:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        last = self.trainer.last if self.trainer else None
+        done, loss = (last.step + 1, last.losses["loss"]) if last is not None else (0, None)
+        mark_failed(self._status, exit_code_of(error), describe(error), done, loss)
+
+
+def _stream(options: RunOptions, job: Job) -> TokenStream:
+    """The data, found to be the same on all ranks."""
+    tokenizer = open_tokenizer(options.tokenizer, options.end_of_document)
+    stream = open_stream(options.data, tokenizer, job.bundle.manifest.vocab)
+    agree({"data": fingerprint(stream)}, job.transport)
+    return stream
 
 
 def _loader(stream: TokenStream, manifest: Manifest, rank: int) -> Loader:
@@ -96,23 +162,17 @@ def _total_steps(manifest: Manifest, loader: Loader) -> int:
     return steps
 
 
-def _steps_to_do(wanted: int | None, total: int) -> int:
-    """`--steps` ends a run early; what is beyond its end has no learning rate."""
-    if wanted is not None and wanted > total:
-        raise UserError(
-            f"--steps {wanted}: the run has {total} steps; compile it with more, --set train.steps={wanted}"
-        )
-    return wanted or total
-
-
 def _initialise(state: TrainState, job: Job, init: str | None) -> None:
-    """Draw the parameters, or read them."""
+    """Draw the parameters, or read them: all ranks the same, of which each has verified its share."""
     manifest = job.bundle.manifest
     if init is None:
+        agree({"init": "none"}, job.transport)
         state.draw(manifest.training.seed, manifest.init_std)
         return
     reader = _open_weights(init, job)
     reader.check_against(parameter_shapes(manifest), state.dtype)
+    reader.verify_share(job.transport.rank, job.transport.world)
+    agree({"init": reader.fingerprint()}, job.transport)
     for name, shard in state.parameters.items():
         load_shards(reader, state.pieces(name), shard)
 
@@ -146,25 +206,37 @@ def _names(slot: Slot, prefix: str) -> list[str]:
     return [f"{prefix}.{path}" if prefix else path for path in paths]
 
 
-def _recorder(job: Job, out: Path, steps: int) -> Recorder:
-    """The record, on rank 0, with the model's text beside it: the folder is all that `moec logits` needs."""
-    if job.transport.rank:
-        return NoRecord()
+def _recorder(job: Job, state: TrainState, out: Path, steps: int) -> Recorder:
+    """The record, on rank 0; when this returns, on any rank, it is there, and all can say that they failed.
+
+    Nothing is moved or made before all ranks have come here: they may read weights in `out`.
+    """
+    job.transport.exchange(b"")
+    recorder = NoRecord() if job.transport.rank else _record(job, state, out, steps)
+    job.transport.exchange(b"")
+    return recorder
+
+
+def _record(job: Job, state: TrainState, out: Path, steps: int) -> RunRecord:
+    """With the model's text beside it: the folder is all that `moec logits` needs."""
     out.mkdir(parents=True, exist_ok=True)
-    check_replaceable(out / WEIGHTS)
+    _set_aside(out)  # a record without a verdict
     with written_whole(out / MODEL) as file:
         file.write(job.bundle.source.encode())
-    return RunRecord(out, steps=steps, world=job.transport.world, bundle=job.bundle.digest)
+    world, bundle = job.transport.world, job.bundle.digest
+    return RunRecord(out, steps=steps, world=world, bundle=bundle, state_bytes=_held_bytes(state))
+
+
+def _held_bytes(state: TrainState) -> dict[str, int]:
+    parameters, gradients, *moments = state.bytes_by_part().values()
+    return {"parameters": parameters, "gradients": gradients, "optimizer": sum(moments)}
 
 
 def _train(trainer: Trainer, steps: int, recorder: Recorder) -> None:
     for step in range(steps):
-        recorder.step(_metrics(trainer.step(step)))
-
-
-def _mark_failed(status: Path, error: BaseException, last: StepResult | None) -> None:
-    done, loss = (last.step + 1, last.losses["loss"]) if last is not None else (0, None)
-    mark_failed(status, exit_code_of(error), describe(error), done, loss)
+        result = trainer.step(step)
+        recorder.step(_metrics(result))
+        check_finite(result)  # the record shows what went wrong
 
 
 def _metrics(result: StepResult) -> StepMetrics:

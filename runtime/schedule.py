@@ -8,8 +8,9 @@ warmup, the first update therefore has rate 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from .errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,17 @@ class Constant:
 Schedule = Cosine | Constant
 
 
-def schedule_from_data(data: Mapping[str, object]) -> Schedule:
-    """The schedule that a bundle holds.
-
-    It reads `{"kind": "cosine", "warmup": 2000, "floor": 0.1}` or `{"kind": "constant", "warmup": 2000}`.
+def steps_to_do(wanted: int | None, total: int) -> int:
+    """How many of the `total` steps of a run to do; a step beyond its end has no learning rate.
 
     Raises:
-        ValueError: another kind, a missing or unknown key, or a value out of its range.
+        UserError: more than there are.
     """
-    match data:
-        case {"kind": "cosine", "warmup": int(warmup), "floor": int() | float() as floor} if len(data) == 3:
-            schedule: Schedule = Cosine(warmup, float(floor))
-        case {"kind": "constant", "warmup": int(warmup)} if len(data) == 2:
-            schedule = Constant(warmup)
-        case _:
-            raise ValueError(f"not a learning rate schedule: {dict(data)!r}")
-    if warmup < 0 or not 0.0 <= getattr(schedule, "floor", 0.0) <= 1.0:
-        raise ValueError(f"a schedule needs warmup >= 0 and floor in 0..1, found {schedule}")
-    return schedule
+    if wanted is not None and wanted > total:
+        raise UserError(
+            f"--steps {wanted}: the run has {total} steps; compile it with more, --set train.steps={wanted}"
+        )
+    return wanted or total
 
 
 def learning_rate(step: int, steps: int, lr: float, schedule: Schedule) -> float:

@@ -39,7 +39,7 @@ class Trainer:
         self.last: StepResult | None = None  # step that is done
 
     def step(self, step: int) -> StepResult:
-        """Do one training step, from 0. Raises NumericalError if loss or gradients are not finite."""
+        """Do one training step, from 0. Its losses may be no numbers: see `check_finite`."""
         start_s = time.perf_counter()
         lr = learning_rate(step, self.steps, self.manifest.training.lr, self.schedule)
         losses, loads, grad_norm, tokens = self._run(self.loader.batch(step), lr, step + 1)
@@ -52,7 +52,6 @@ class Trainer:
             step_s=time.perf_counter() - start_s,
             load=self._by_moe(loads),
         )
-        _check_finite(result)
         self.last = result
         return result
 
@@ -84,7 +83,8 @@ def schedule_of(manifest: Manifest) -> Schedule:
     return Constant(schedule.warmup)
 
 
-def _check_finite(result: StepResult) -> None:
+def check_finite(result: StepResult) -> None:
+    """Raises NumericalError if a loss or the norm of the gradients is not finite."""
     for name, number in {**result.losses, "grad_norm": result.grad_norm}.items():
         if not math.isfinite(number):
             raise NumericalError(f"{name} is {number} in step {result.step}", operation="step")

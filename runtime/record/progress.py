@@ -80,10 +80,13 @@ class Progress:
             self._screen.show(self._tally)
             self._shown_s = now_s
 
-    def finish(self, files: Mapping[str, Path]) -> None:
-        """The run is over: close, and say how it went and where its files are, by what they hold."""
+    def finish(self, files: Mapping[str, Path], state_bytes: Mapping[str, int] | None = None) -> None:
+        """The run is over: close, and say how it went and where its files are, by what they hold.
+
+        `state_bytes` are those of this rank, by what they hold.
+        """
         self._screen.close()
-        self._screen.say(summary(self._tally, self._clock() - self._start_s, files))
+        self._screen.say(summary(self._tally, self._clock() - self._start_s, files, state_bytes or {}))
 
 
 def open_progress(
@@ -99,7 +102,7 @@ def open_screen(stream: TextIO, environment: Mapping[str, str]) -> Screen:
         return LineScreen(stream)
     try:
         live = import_module("moec.runtime.record.live")
-    except ImportError:  # a node with torch and mpi4py only
+    except ImportError:  # a node with no more than training needs: torch, mpi4py, numpy
         return LineScreen(stream)
     width = columns(environment) if "MOEC_TERMINAL" in environment else None
     screen: Screen = live.LiveScreen(stream, width, colour=not environment.get("NO_COLOR"))
@@ -149,8 +152,10 @@ def line(tally: Tally) -> str:
     return fitted([*figures, *load_figures(tally, named=False)], COLUMNS)
 
 
-def summary(tally: Tally, seconds: float, files: Mapping[str, Path]) -> list[str]:
-    """How a run went: steps, time, speed, loss, and where its files are."""
+def summary(
+    tally: Tally, seconds: float, files: Mapping[str, Path], state_bytes: Mapping[str, int]
+) -> list[str]:
+    """How a run went: steps, time, speed, loss, the bytes of a rank's state, and where its files are."""
     if tally.first is None or tally.last is None:
         lines = [f"no steps done in {duration(seconds)}"]
     else:
@@ -159,5 +164,8 @@ def summary(tally: Tally, seconds: float, files: Mapping[str, Path]) -> list[str
         change = f"({number(tally.loss_change, '+')})"
         losses = f"{number(tally.first.loss)} -> {number(tally.last.loss)} {change}"
         lines = [f"{steps} in {duration(seconds)}, {speed}", f"loss {losses}"]
+    if state_bytes:
+        parts = ", ".join(f"{what} {amount(size)}B" for what, size in state_bytes.items())
+        lines.append(f"state of rank 0: {amount(sum(state_bytes.values()))}B ({parts})")
     width = max(map(len, files), default=0)
     return lines + [f"{what:<{width}}  {path}" for what, path in files.items()]

@@ -12,6 +12,8 @@ from moec.runtime.record.status import StatusFile
 
 METRICS = "metrics.jsonl"
 STATUS = "run_status.json"
+WEIGHTS = "weights"
+MODEL = "model.moe"
 
 
 class Recorder(Protocol):
@@ -49,9 +51,13 @@ class NoRecord:
 class RunRecord:
     """Metrics and status in `out`, and progress on standard output. Raises as they do."""
 
-    def __init__(self, out: Path, *, steps: int, world: int, bundle: str) -> None:
-        self.out = out
-        self.status = StatusFile(out / STATUS, steps=steps, world=world, bundle=bundle)
+    def __init__(
+        self, out: Path, *, steps: int, world: int, bundle: str, state_bytes: Mapping[str, int]
+    ) -> None:
+        self.out, self.state_bytes = out, state_bytes
+        self.status = StatusFile(
+            out / STATUS, steps=steps, world=world, bundle=bundle, state_bytes=state_bytes
+        )
         self.metrics = MetricsWriter(out / METRICS)
         self._metrics_closed = False
         self.progress = open_progress(steps)
@@ -75,4 +81,4 @@ class RunRecord:
         self.metrics.close()
         self._metrics_closed = True
         self.status.end()
-        self.progress.finish({**files, "metrics": self.out / METRICS})
+        self.progress.finish({**files, "metrics": self.out / METRICS}, self.state_bytes)

@@ -9,7 +9,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moec.runtime.schedule import Constant, Cosine, Schedule, factor, learning_rate, schedule_from_data
+from moec.runtime.errors import UserError
+from moec.runtime.schedule import Constant, Cosine, Schedule, factor, learning_rate, steps_to_do
 
 LR = 3e-4
 
@@ -74,25 +75,7 @@ def test_the_factor_rises_to_one_then_falls_to_the_floor_and_stays(
     assert factors[-1] == pytest.approx(floor, abs=1e-15)
 
 
-def test_schedules_are_read_from_the_data_of_a_bundle() -> None:
-    assert schedule_from_data({"kind": "cosine", "warmup": 5, "floor": 0.1}) == Cosine(5, 0.1)
-    assert schedule_from_data({"kind": "cosine", "warmup": 5, "floor": 0}) == Cosine(5, 0.0)
-    assert schedule_from_data({"kind": "constant", "warmup": 0}) == Constant(0)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        {"kind": "linear", "warmup": 1},
-        {"kind": "cosine", "warmup": 1},
-        {"kind": "constant", "warmup": 1, "floor": 0.5},
-        {"kind": "constant", "warmup": "1"},
-        {"kind": "constant", "warmup": -1},
-        {"kind": "cosine", "warmup": 1, "floor": 1.5},
-        {"kind": "cosine", "warmup": 1, "floor": math.nan},
-    ],
-)
-def test_other_data_is_refused(data: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="schedule"):
-        schedule_from_data(data)
+def test_a_run_does_its_steps_or_fewer() -> None:
+    assert [steps_to_do(wanted, 20) for wanted in (None, 1, 20)] == [20, 1, 20]
+    with pytest.raises(UserError, match=r"--steps 21: the run has 20 steps; .* --set train\.steps=21"):
+        steps_to_do(21, 20)

@@ -20,7 +20,7 @@ from moec.runtime.errors import EnvironmentMismatch, NumericalError
 from moec.runtime.job import agree, open_job
 from moec.runtime.schedule import Cosine, learning_rate
 from moec.runtime.state import TrainState, make_state
-from moec.runtime.training import StepResult, Trainer
+from moec.runtime.training import StepResult, Trainer, check_finite
 from moec.runtime.transport.api import Transport
 from moec.runtime.transport.loopback import run_ranks
 from moec.runtime.transport.single import SingleTransport
@@ -142,11 +142,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(value: float, tmp_path: Path) -
     one = trainer(bundle_of(tmp_path / "bundle"), SingleTransport())
     one.step(0)
     one.state.parameters["head/matrices"][5] = value
+    result = one.step(1)
     with pytest.raises(NumericalError, match=r"loss is (nan|inf) in step 1") as error:
-        one.step(1)
+        check_finite(result)
     assert error.value.exit_code == 87
-    assert one.last is not None
-    assert one.last.step == 0
+    assert one.last == result
 
 
 def test_ranks_with_different_bundles_do_not_start(tmp_path: Path) -> None:

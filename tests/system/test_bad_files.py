@@ -62,6 +62,7 @@ def test_a_tokenizer_that_is_none_is_named(here: Path, bundle: Path, text: Path,
 def test_more_steps_than_the_run_has_are_refused(here: Path, bundle: Path, text: Path) -> None:
     words = "--steps 11: the run has 10 steps; compile it with more, --set train.steps=11"
     refused("run {bundle} --data {text} --out out --steps 11", 1, words, bundle=bundle, text=text)
+    refused("batches {bundle} --data {text} -o out --steps 11", 1, words, bundle=bundle, text=text)
 
 
 def test_batches_past_the_end_of_the_data_or_nowhere_are_refused(here: Path, text: Path) -> None:
@@ -142,6 +143,13 @@ def test_weights_of_another_model_or_damaged_ones_are_refused(
     os.truncate("run/weights/embed.safetensors", 1000)
     command = "run {bundle} --data {text} --out out --init "
     refused(command + "run", 76, "embed.safetensors is truncated", bundle=bundle, text=text)
+    shutil.copytree(finished, "flipped")
+    with Path("flipped/weights/embed.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    refused(command + "flipped", 76, "embed.safetensors is damaged", bundle=bundle, text=text)
     refused(command + "no_texts", 1, "no_texts holds no weights", bundle=bundle, text=text)
     refused(
         command + "hf:no_texts", 1, "no_texts has neither model.safetensors nor", bundle=bundle, text=text

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from moec.runtime.mpirun import command
 from mpi_job import MPIS, JobResult, Mpi, job
 from mpi_job import run as run_session
-from system.command_line import MODEL, ON_TWO, content, losses, sets, status, succeed
+from system.command_line import MODEL, ON_TWO, content, losses, metrics, sets, status, succeed
 
 FAILING = Path(__file__).with_name("failing_job.py")
 TIMEOUT_S = 60.0  # of jobs that would otherwise wait for a lost rank for ever
@@ -106,11 +106,13 @@ def test_a_loss_that_is_not_a_number_ends_the_run(
     (message,) = messages(result)
     assert message.startswith("moec: error on all 2 ranks: loss is nan in step 0")
     assert (status(out)["state"], status(out)["exit_code"], status(out)["loss"]) == ("failed", 87, None)
+    (line,) = metrics(out)
+    assert (line["step"], line["loss"], line["non_finite"]["loss"]) == (0, None, "nan")
 
 
 @pytest.mark.mpi
-def test_ranks_that_read_other_data_or_another_bundle_do_not_start(
-    bundle_of_two: Path, text: Path, tmp_path: Path
+def test_ranks_that_read_other_data_weights_or_another_bundle_do_not_start(
+    bundle: Path, bundle_of_two: Path, text: Path, finished: Path, tmp_path: Path
 ) -> None:
     """As where a file is not the same on every machine; an earlier run in the folder stays as it is."""
     out = tmp_path / "run"
@@ -121,12 +123,15 @@ def test_ranks_that_read_other_data_or_another_bundle_do_not_start(
     shutil.copytree(bundle_of_two, tmp_path / "bundle0")
     succeed("compile", "tiny", "-o", tmp_path / "bundle1", *sets(*MODEL, *ON_TWO, "train.optimizer.lr=1e-3"))
     (tmp_path / "text1.txt").write_text(text.read_text().replace("bottles", "battles"))
+    shutil.copytree(finished, tmp_path / "init0")
+    succeed("run", bundle, "--data", text, "--out", tmp_path / "init1", "--steps", "1")
     before = content(tmp_path)
-    for what, bundle, data in (
+    for what, path, data, *more in (
         ("data", bundle_of_two, tmp_path / "textRANK.txt"),
         ("bundle", tmp_path / "bundleRANK", text),
+        ("init", bundle_of_two, text, "--init", tmp_path / "initRANK"),
     ):
-        result = fail("nothing", bundle, data, out)
+        result = fail("nothing", path, data, out, *more)
         assert result.rc == 78, result.output
         (message,) = messages(result)
         assert f"on all 2 ranks: not all ranks have the same {what}: rank 0 has " in message

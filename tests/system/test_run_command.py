@@ -16,9 +16,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from exchange.families import Published, publish
+from moec.runtime import mpirun
 from moec.runtime.data.megatron import write_megatron
 from mpi_job import job
-from system.command_line import MODEL, ON_TWO, content, losses, metrics, moec_process, sets, status, succeed
+from system.command_line import (
+    MODEL,
+    ON_TWO,
+    content,
+    losses,
+    metrics,
+    moec,
+    moec_process,
+    sets,
+    status,
+    succeed,
+)
 
 METRICS = {"step", "loss", "aux_loss", "grad_norm", "lr", "tokens", "tokens_per_s", "step_s", "expert_load"}
 
@@ -40,6 +52,7 @@ def test_a_run_leaves_metrics_verdict_weights_and_model(finished: Path, bundle: 
     assert status(finished) | {"started": "", "updated": ""} == {
         "state": "complete", "step": 10, "steps": 10, "loss": lines[-1]["loss"], "exit_code": 0, "reason": "",
         "world": 1, "bundle": _digest(bundle), "started": "", "updated": "",
+        "state_bytes": {"parameters": 4 * 32_160, "gradients": 4 * 32_160, "optimizer": 8 * 32_160},
     }  # fmt: skip
     assert (finished / "model.moe").read_bytes() == (bundle / "model.moe").read_bytes()
 
@@ -58,7 +71,7 @@ def test_weights_of_a_run_are_plain_safetensors(finished: Path) -> None:
     assert shapes["layers.0.experts.expert.3.gate"] == (16, 32)
 
 
-def test_a_rerun_into_the_same_folder_starts_afresh(
+def test_a_rerun_into_the_same_folder_starts_afresh_and_keeps_the_earlier_run(
     bundle: Path, text: Path, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -68,6 +81,48 @@ def test_a_rerun_into_the_same_folder_starts_afresh(
     assert losses(out) == losses(finished)[:3]
     assert (status(out)["state"], status(out)["step"], status(out)["steps"]) == ("complete", 3, 3)
     assert _weights(out).keys() == _weights(finished).keys()
+    (previous,) = out.glob("previous-*")
+    assert f"the earlier run in {out} is now in {previous}" in told.err
+    assert content(previous) == content(finished)
+
+
+def test_a_run_that_is_refused_leaves_no_other_verdict_than_its_own(
+    bundle: Path, text: Path, finished: Path, tmp_path: Path
+) -> None:
+    """The verdict of an earlier run goes aside with its record, which stays whole."""
+    refusals = {
+        "--steps 11": 1,
+        f"--init {tmp_path}": 1,
+        f"--init hf:{tmp_path}": 1,
+    }
+    for number, (more, code) in enumerate(refusals.items()):
+        out = tmp_path / f"run{number}"
+        shutil.copytree(finished, out)
+        told = moec("run", bundle, "--data", text, "--out", out, *more.split())
+        assert told.code == code, told.err
+        assert (status(out)["state"], status(out)["exit_code"]) == ("failed", code)
+        assert status(out)["reason"] in told.err
+        (previous,) = out.glob("previous-*")
+        assert content(previous) == content(finished)
+        again = moec("run", bundle, "--data", text, "--out", out, *more.split())
+        assert again.code == code
+        assert len(list(out.glob("previous-*"))) == 1
+
+
+def test_a_run_starts_from_the_weights_of_its_own_folder(
+    bundle: Path, text: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Named as the folder, or as its weights; with a verdict beside them, as a run leaves it, or none."""
+    elsewhere = tmp_path / "elsewhere"
+    succeed("run", bundle, "--data", text, "--out", elsewhere, "--steps", "1", "--init", finished)
+    for number, (init, verdict) in enumerate([("", True), ("weights", True), ("weights", False)]):
+        out = tmp_path / f"run{number}"
+        shutil.copytree(finished, out)
+        if not verdict:
+            (out / "run_status.json").unlink()
+        succeed("run", bundle, "--data", text, "--out", out, "--steps", "1", "--init", out / init)
+        assert losses(out) == losses(elsewhere)
+        assert len(list(out.glob("previous-*"))) == 1
 
 
 def _weights(run_folder: Path) -> dict[str, Tensor]:
@@ -121,11 +176,19 @@ def test_the_same_text_gives_the_same_run_in_every_form(
 
 
 def test_a_tokenizer_is_taken_from_its_file(text: Path, tmp_path: Path) -> None:
-    """`run` and `batches` read the same tokens, which decode to the text again."""
+    """`run` and `batches` read the same tokens, which decode to the text again.
+
+    Its end of document is one that nobody could guess.
+    """
     trained = _train_tokenizer(text, tmp_path / "tokenizer.json")
     bundle, out, exact = tmp_path / "bundle", tmp_path / "run", tmp_path / "batches.safetensors"
     succeed("compile", "tiny", "-o", bundle, *sets(*MODEL, f"vocab={trained.get_vocab_size()}"))
     data = ["--data", str(text), "--tokenizer", str(tmp_path / "tokenizer.json")]
+    for line in (["run", bundle, "--out", out], ["batches", bundle, "-o", exact, "--steps", "1"]):
+        told = moec(*line, *data)
+        assert told.code == 1
+        assert "say which one does, with --end-of-document" in told.err
+    data += ["--end-of-document", "<|stop|>"]
     succeed("run", bundle, "--out", out, "--steps", "1", *data)
     succeed("batches", bundle, "-o", exact, "--steps", "1", *data)
     read = load_file(exact)
@@ -139,12 +202,29 @@ def _train_tokenizer(text: Path, path: Path) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=200, special_tokens=["<|endoftext|>"], show_progress=False
-    )
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=200, special_tokens=["<|stop|>"], show_progress=False)
     tokenizer.train([str(text)], trainer)
     tokenizer.save(str(path))
     return tokenizer
+
+
+def test_the_ranks_are_told_what_the_command_is(
+    bundle_of_two: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every option of `run -n` that a rank has to know."""
+    _train_tokenizer(text, tmp_path / "tokenizer.json")
+    options = {
+        "--data": str(text), "--out": str(tmp_path / "out"), "--steps": "2", "--init": str(tmp_path),
+        "--tokenizer": str(tmp_path / "tokenizer.json"), "--end-of-document": "<|stop|>",
+        "--transport": "gloo",
+    }  # fmt: skip
+    started: list[list[str]] = []
+    monkeypatch.setattr(mpirun, "start", lambda ranks, command: started.append(command) or 0)
+    given = [word for pair in options.items() for word in pair]
+    succeed("run", bundle_of_two, "-n", "2", *given)
+    (line,) = started
+    words = line[line.index(str(bundle_of_two)) + 1 :]
+    assert dict(zip(words[::2], words[1::2], strict=True)) == options
 
 
 # --- batches and logits ---

@@ -31,6 +31,14 @@ Data = Annotated[
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", metavar="PATH", help="A tokenizer.json; bytes without it.")
 ]
+EndOfDocument = Annotated[
+    str | None,
+    typer.Option(
+        "--end-of-document",
+        metavar="TOKEN",
+        help="The tokenizer's token between documents, as text or id. Default: <|endoftext|> and the like.",
+    ),
+]
 Transport = Annotated[
     Literal["self", "mpi", "gloo", "nccl"] | None,
     typer.Option("--transport", help="What carries data between ranks. Default: mpi, or self for one rank."),
@@ -50,7 +58,14 @@ def add_to(app: typer.Typer) -> None:
 def run(
     target: Target,
     data: Data,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/<name>.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Default: runs/<name>. An earlier run there moves to DIR/previous-<time it started>.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Stop after this many steps.")] = None,
     init: Annotated[
         str | None,
@@ -59,6 +74,7 @@ def run(
         ),
     ] = None,
     tokenizer: Tokenizer = None,
+    end_of_document: EndOfDocument = None,
     transport: Transport = None,
     processes: Processes = None,
     overrides: Overrides = None,
@@ -74,12 +90,17 @@ def run(
     def train(bundle: Path) -> int:
         from moec.runtime.run import RunOptions, run_training
 
-        return run_training(RunOptions(bundle, data, out, steps, init, tokenizer, transport))
+        return run_training(RunOptions(bundle, data, out, steps, init, tokenizer, transport, end_of_document))
 
     if not _launched():
-        _check_paths(data, out, init, tokenizer)
+        _check_paths(data, out, init, tokenizer, end_of_document)
     arguments = ["--data", data, "--out", str(out)]
-    for option, value in (("--steps", steps), ("--init", init), ("--tokenizer", tokenizer)):
+    for option, value in (
+        ("--steps", steps),
+        ("--init", init),
+        ("--tokenizer", tokenizer),
+        ("--end-of-document", end_of_document),
+    ):
         arguments += [option, str(value)] if value is not None else []
     ranks = _Ranks("run", arguments, processes, transport)
     code = ranks.carry_out(train, target, overrides, out)
@@ -114,18 +135,22 @@ def batches(
     steps: Annotated[int, typer.Option("--steps", min=1, help="How many steps, from the first.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="A .safetensors file.")],
     tokenizer: Tokenizer = None,
+    end_of_document: EndOfDocument = None,
 ) -> int:
     """Write the exact tokens of the first steps: `tokens`, `targets`, int64 (steps, sequences, length)."""
     from moec.runtime.abi.bundle import read_manifest
     from moec.runtime.data.export import write_batches
     from moec.runtime.data.source import open_stream
     from moec.runtime.data.tokenizer import open_tokenizer
+    from moec.runtime.schedule import steps_to_do
 
     manifest = read_manifest(bundle)
     training = manifest.training
+    if training.steps is not None:
+        steps_to_do(steps, training.steps)
     write_batches(
         out,
-        open_stream(data, open_tokenizer(tokenizer), manifest.vocab),
+        open_stream(data, open_tokenizer(tokenizer, end_of_document), manifest.vocab),
         sequence=training.sequence,
         batch_sequences=training.batch_sequences,
         seed=training.seed,
@@ -140,7 +165,9 @@ def _name(target: str) -> str:
     return Path(target).name.removesuffix(".moe")
 
 
-def _check_paths(data: str, out: Path, init: str | None, tokenizer: str | None) -> None:
+def _check_paths(
+    data: str, out: Path, init: str | None, tokenizer: str | None, end_of_document: str | None
+) -> None:
     """Refuse a slip in a path before anything is compiled or started; ranks look closer."""
     from moec.runtime.data.source import check_exists
     from moec.runtime.data.tokenizer import open_tokenizer
@@ -148,7 +175,7 @@ def _check_paths(data: str, out: Path, init: str | None, tokenizer: str | None) 
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: a folder is expected")
     check_exists(data)
-    open_tokenizer(tokenizer)
+    open_tokenizer(tokenizer, end_of_document)
     if init is not None and not Path(init.removeprefix("hf:")).is_dir():
         raise UserError(f"--init {init}: there is no such folder")
 

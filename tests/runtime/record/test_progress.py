@@ -198,10 +198,12 @@ def test_the_summary_tells_how_it_went() -> None:
     for at, (loss, step_s) in enumerate(((6.9315, 8.0), (6.0, 0.5), (5.5, 1.0))):
         progress.update(step(at, loss, step_s))
     clock.now_s = 3754
-    progress.finish({"metrics": Path("out/metrics.jsonl"), "all weights": Path("out/weights")})
-    assert stream.getvalue().splitlines()[-4:] == [
+    files = {"metrics": Path("out/metrics.jsonl"), "all weights": Path("out/weights")}
+    progress.finish(files, {"parameters": 4_000_000, "gradients": 4_000_000, "optimizer": 8_000_000})
+    assert stream.getvalue().splitlines()[-5:] == [
         "3 steps in 1:02:34, 4.1k tokens/s (median)",
         "loss 6.9315 -> 5.5000 (-1.4315)",
+        "state of rank 0: 16.0MB (parameters 4.0MB, gradients 4.0MB, optimizer 8.0MB)",
         "metrics      out/metrics.jsonl",
         "all weights  out/weights",
     ]
