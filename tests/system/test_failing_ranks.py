@@ -138,6 +138,33 @@ def test_ranks_that_read_other_data_weights_or_another_bundle_do_not_start(
     assert content(tmp_path) == before
 
 
+@pytest.mark.mpi
+def test_a_refusal_replaces_the_verdict_of_an_earlier_run(
+    bundle_of_two: Path, text: Path, finished: Path, tmp_path: Path
+) -> None:
+    """By one rank, which finds damage in its share of the weights; by all, which are too many."""
+    shutil.copytree(finished, tmp_path / "damaged")
+    second = tmp_path / "damaged" / "weights" / "layers.00000.safetensors"
+    shutil.copytree(finished, tmp_path / "alone")
+    shutil.copytree(finished, tmp_path / "many")
+    damaged = bytearray(second.read_bytes())
+    damaged[-1] ^= 1
+    second.write_bytes(damaged)
+    alone = fail("nothing", bundle_of_two, text, tmp_path / "alone", "--init", tmp_path / "damaged")
+    many = job(3, ["-m", "moec", "run", bundle_of_two, "--data", text, "--out", tmp_path / "many"])
+    assert messages(alone)[0].startswith("moec: error on rank 1: ")
+    for result, out, code, reason in (
+        (alone, "alone", 76, f"{second.name} is damaged"),
+        (many, "many", 78, "the bundle is for 2 ranks"),
+    ):
+        assert result.rc == code, result.output
+        verdict = status(tmp_path / out)
+        assert (verdict["state"], verdict["exit_code"], verdict["step"]) == ("failed", code, 0)
+        assert reason in verdict["reason"]
+        (previous,) = (tmp_path / out).glob("previous-*")
+        assert content(previous) == content(finished)
+
+
 # --- from outside ---
 
 
