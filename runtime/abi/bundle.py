@@ -2,14 +2,16 @@
 
 A directory of data; nothing in it is code.
 
-    manifest.json     format version, digests, toolchain, mesh, shapes, buffers, training settings
+    manifest.json     format version, digests, toolchain, mesh, shapes, buffers, training settings; `digest`,
+                      its own, is the SHA-256 of all else in it, as `dump` writes it
     programs.json     the programs of a rank: `step` and what it calls
     checkpoint.json   the weight map: parameter name -> tensor of a published checkpoint; empty without one
     model.moe         the resolved source: compiling it gives the same programs, at places of its own
     listing.txt       the programs as text, for people
 
-Written into a sibling directory first and renamed into place. The digest of a bundle is the digest of its
-manifest, which holds the digests of all other files; ranks compare it before they do anything.
+Written into a sibling directory first and renamed into place. The digest of a bundle is that of its manifest,
+which holds the digests of all other files; ranks compare it before they do anything. Digests find damage, not
+intent: what they vouch for is checked like everything else.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from .buffers import Buffer
-from .codec import FormatError, dump, from_data, parse_json, to_data
-from .mesh import Mesh
+from .codec import FormatError, check_legible, dump, from_data, parse_json, to_data
+from .manifest import FORMAT, VERSION, Manifest, Schedule, Toolchain, Training
+from .manifest_check import check_manifest, check_step
 from .program import Program, listing
 from .program_json import programs_from_data, programs_to_data
 
-FORMAT = "moec bundle"
-VERSION = 1
+__all__ = [
+    "FORMAT", "STATE_PARTS", "STEP_INPUTS", "STEP_RESULTS", "VERSION", "Bundle", "Manifest",
+    "NotABundleError", "Schedule", "Toolchain", "Training", "WeightMap", "read_bundle", "read_manifest",
+    "with_digest", "write_bundle",
+]  # fmt: skip
 
 STEP_INPUTS = ("tokens", "targets", "sequences", "lr", "update")
 """What `step` takes first: (M, B, S) int64 twice, (M,) int64, a number, () float32 of updates from 1."""
@@ -53,71 +58,6 @@ class NotABundleError(FormatError):
     """The path holds something else: the user's mistake, not damage."""
 
     exit_code = 1
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate over steps: `kind`, warm-up steps, and the floor of a cosine as a factor of `lr`."""
-
-    kind: Literal["cosine", "constant"]
-    warmup: int
-    floor: float
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a run needs to know beside its programs. Exactly one of `steps` and `epochs` is set."""
-
-    sequence: int
-    batch_sequences: int
-    micro_batches: int
-    steps: int | None
-    epochs: int | None
-    lr: float
-    schedule: Schedule
-    seed: int
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """What made the bundle. torch's version counts: programs name its operations."""
-
-    moec: str
-    torch: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Everything about a bundle but its programs."""
-
-    format: str
-    version: int
-    toolchain: Toolchain
-    model: str
-    vocab: int
-    context: int
-    parameters: int
-    active_parameters: int
-    init_std: float
-    dtype: Literal["float32", "float64"]
-    sequences: int  # of one rank's micro-batch
-    mesh: Mesh
-    training: Training
-    chain: tuple[tuple[str, str], ...]  # (instance, region kind), embedding to head
-    buffers: dict[str, tuple[Buffer, ...]]  # by region kind
-    losses: tuple[str, ...]  # of the step's first result
-    loads: tuple[tuple[str, int], ...]  # of its second: (name, experts)
-    options: dict[str, str]
-    files: dict[str, str]  # name -> SHA-256
-
-    @property
-    def world(self) -> int:
-        """How many ranks the bundle is for."""
-        return self.mesh.world
-
-    def states(self) -> dict[str, Buffer]:
-        """State name -> buffer, in the order that `step` takes them."""
-        return {f"{at}/{b.name}": b for at, kind in self.chain for b in self.buffers[kind]}
 
 
 @dataclass(frozen=True)
@@ -163,9 +103,17 @@ def write_bundle(
         "listing.txt": "\n\n".join(map(listing, programs.values())).encode() + b"\n",
     }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    files["manifest.json"] = dump(to_data(manifest) | {"files": digests})
+    described = with_digest(to_data(manifest) | {"files": digests})
+    files["manifest.json"] = dump(described)
     _write_directory(path, files)
-    return hashlib.sha256(files["manifest.json"]).hexdigest()
+    digest: str = described["digest"]
+    return digest
+
+
+def with_digest(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a manifest with `digest`, which covers all else in it."""
+    rest = {key: value for key, value in described.items() if key != "digest"}
+    return rest | {"digest": hashlib.sha256(dump(rest)).hexdigest()}
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -173,8 +121,7 @@ def read_bundle(path: Path) -> Bundle:
 
     Raises NotABundleError or FormatError; nothing of it is executed or trusted.
     """
-    raw = _read_manifest(path)
-    manifest = _manifest(raw, path)
+    manifest, own_digest = _manifest(_read_manifest(path), path)
     content = {name: _read_file(path, name) for name in manifest.files}
     for name, digest in manifest.files.items():
         if hashlib.sha256(content[name]).hexdigest() != digest:
@@ -182,17 +129,17 @@ def read_bundle(path: Path) -> Bundle:
                 f"{path / name} is damaged: its content does not have the digest in the manifest"
             )
     programs = programs_from_data(parse_json(content["programs.json"], "programs.json"), "programs.json")
-    _check_step(manifest, programs)
+    check_step(manifest, programs, len(STEP_INPUTS), len(STATE_PARTS), STEP_RESULTS)
     checkpoint = from_data(
         WeightMap, parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json"
     )
     source = _text(content["model.moe"], "model.moe")
-    return Bundle(manifest, programs, checkpoint, source, hashlib.sha256(raw).hexdigest())
+    return Bundle(manifest, programs, checkpoint, source, own_digest)
 
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest alone, for who only wants to know what a bundle is."""
-    return _manifest(_read_manifest(path), path)
+    return _manifest(_read_manifest(path), path)[0]
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -201,7 +148,8 @@ def _read_manifest(path: Path) -> bytes:
     return _read_file(path, "manifest.json")
 
 
-def _manifest(raw: bytes, path: Path) -> Manifest:
+def _manifest(raw: bytes, path: Path) -> tuple[Manifest, str]:
+    """And its digest."""
     where = str(path / "manifest.json")
     data = parse_json(raw, where)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -209,23 +157,18 @@ def _manifest(raw: bytes, path: Path) -> Manifest:
     if data.get("version") != VERSION:
         found = str(data.get("version"))[:20]
         raise NotABundleError(f"{path} has bundle format {found}; this moec reads {VERSION}: compile again")
+    check_legible(data, where)
+    digest: str = with_digest(data)["digest"]
+    if data.pop("digest", None) != digest:
+        raise FormatError(f"{where} is damaged: its content does not have the digest in it")
     try:
         manifest = from_data(Manifest, data, where)
     except ValueError as error:
         raise FormatError(f"{where}: {error}") from error
     if manifest.files.keys() != _LIMITS_BYTES.keys() - {"manifest.json"}:
         raise FormatError(f"{where}: files are not those of a bundle")
-    if missing := {kind for _, kind in manifest.chain} - manifest.buffers.keys():
-        raise FormatError(f"{where}: no buffers of {sorted(missing)[0]!r}, which the chain names")
-    return manifest
-
-
-def _check_step(manifest: Manifest, programs: Mapping[str, Program]) -> None:
-    """The entry takes what the manifest says that there is."""
-    if "step" not in programs:
-        raise FormatError("programs.json: there is no program named step")
-    if len(programs["step"].inputs) != len(STEP_INPUTS) + len(STATE_PARTS) * len(manifest.states()):
-        raise FormatError("programs.json: step does not take the state that the manifest describes")
+    check_manifest(manifest, where)
+    return manifest, digest
 
 
 def _read_file(path: Path, name: str) -> bytes:

@@ -90,6 +90,25 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def is_legible(text: str) -> bool:
+    """Whether printing it shows characters and does nothing else to a terminal."""
+    return text.isprintable() or all(letter.isprintable() or letter == "\t" for letter in text)
+
+
+def check_legible(data: Any, where: str) -> None:
+    """All names and texts in JSON data are legible. Raises FormatError."""
+    match data:
+        case str() if not is_legible(data):
+            raise FormatError(f"{where}: {data[:60]!a} is no printable text")
+        case dict():
+            for key, value in data.items():
+                check_legible(key, where)
+                check_legible(value, f"{where}.{key}")
+        case list():
+            for i, value in enumerate(data):
+                check_legible(value, f"{where}[{i}]")
+
+
 def _check_depth(data: Any, where: str) -> None:
     level, depth = [data], 0
     while level:

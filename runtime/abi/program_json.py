@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .codec import FormatError, from_data, to_data
+from .codec import FormatError, check_legible, from_data, is_legible
 from .instructions import COLLECTIVE_STARTS, INSTRUCTIONS, SIGNATURES
 from .mesh import AXES
 from .program import Argument, Instruction, Place, Program, Ref, uses
@@ -34,13 +34,14 @@ def programs_to_data(programs: Mapping[str, Program]) -> Any:
     """All programs of a bundle."""
     places: dict[Place, int] = {}
     listed = [_program_to_data(program, places) for program in programs.values()]
-    return {"places": [to_data(place) for place in places], "programs": listed}
+    return {"places": [_place_to_data(place) for place in places], "programs": listed}
 
 
 def programs_from_data(data: Any, where: str) -> dict[str, Program]:
     """Programs by name, checked. Raises FormatError."""
     if not isinstance(data, dict) or data.keys() != {"places", "programs"}:
         raise FormatError(f"{where}: expected an object with places and programs")
+    check_legible(data["places"], f"{where}.places")
     places = from_data(tuple[Place, ...], data["places"], f"{where}.places")
     programs: dict[str, Program] = {}
     for i, entry in enumerate(_list(data["programs"], f"{where}.programs")):
@@ -121,6 +122,15 @@ def _check_no_recursion(calls: Mapping[str, set[str]], where: str) -> None:
     except CycleError as error:
         ring = " -> ".join(error.args[1])
         raise FormatError(f"{where}: programs call each other in a ring: {ring}") from error
+
+
+def _place_to_data(place: Place) -> Any:
+    """A line may hold any character; what a reader would not print is a question mark."""
+    return {"file": _legible(place.file), "line": place.line, "text": _legible(place.text)}
+
+
+def _legible(text: str) -> str:
+    return text if is_legible(text) else "".join(c if is_legible(c) else "?" for c in text)
 
 
 def _program_to_data(program: Program, places: dict[Place, int]) -> Any:

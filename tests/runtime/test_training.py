@@ -14,6 +14,8 @@ from moec.compiler.emit.bundle import save
 from moec.compiler.pipeline import CompileOptions, compile_spec
 from moec.compiler.reference import reference_step
 from moec.dsl.spec import Spec
+from moec.runtime.abi.bundle import with_digest
+from moec.runtime.abi.codec import dump
 from moec.runtime.data.layout import assign
 from moec.runtime.data.loader import Batch
 from moec.runtime.errors import EnvironmentMismatch, NumericalError
@@ -169,7 +171,7 @@ def test_a_bundle_of_another_torch_is_refused(tmp_path: Path) -> None:
     path = bundle_of(tmp_path / "bundle")
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["toolchain"]["torch"] = "1.0"
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "manifest.json").write_bytes(dump(with_digest(manifest)))
     with pytest.raises(
         EnvironmentMismatch, match=r"compiled with torch 1\.0, this is torch .*: compile again"
     ):

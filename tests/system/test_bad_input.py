@@ -21,6 +21,8 @@ import torch
 
 import moec as package
 from moec import dsl
+from moec.runtime.abi.bundle import with_digest
+from moec.runtime.abi.codec import dump
 from mpi_job import job
 from system.command_line import moec, moec_process, refused
 
@@ -117,10 +119,10 @@ def test_what_changes_a_spec_is_refused_for_a_bundle(here: Path, bundle: Path) -
 
 
 def _damage(path: Path, how: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest as data; the digests of the other files stay right."""
+    """Change the manifest as data, and its digest with it; those of the other files stay right."""
     data = json.loads(path.joinpath("manifest.json").read_text())
     how(data)
-    path.joinpath("manifest.json").write_text(json.dumps(data))
+    path.joinpath("manifest.json").write_bytes(dump(with_digest(data)))
 
 
 def _rewrite(path: Path, name: str, change: Callable[[str], str]) -> None:
@@ -153,6 +155,18 @@ BUNDLES: dict[str, tuple[Callable[[Path], object], int, str]] = {
         lambda b: _damage(b, lambda m: m.update(vocab="many")),
         76,
         "manifest.json.vocab: expected int, found 'many'",
+    ),
+    "a number edited by hand": (
+        lambda b: (b / "manifest.json").write_text(
+            (b / "manifest.json").read_text().replace('"warmup": ', '"warmup": 1')
+        ),
+        76,
+        "manifest.json is damaged",
+    ),
+    "a hostile number": (
+        lambda b: _damage(b, lambda m: m["buffers"]["embed"][0].update(ranks=0)),
+        76,
+        "buffers.embed[0].ranks: shard has 1 ranks",
     ),
     "cut programs": (lambda b: os.truncate(b / "programs.json", 900), 76, "programs.json is damaged"),
     "no programs": (lambda b: (b / "programs.json").unlink(), 76, "programs.json is missing"),

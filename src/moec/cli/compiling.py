@@ -60,15 +60,16 @@ def show(
 def _show_bundle(path: Path) -> None:
     from moec.runtime.abi.bundle import read_bundle
     from moec.runtime.abi.program import listing
+    from moec.runtime.errors import printable
 
     bundle = read_bundle(path)
     manifest = bundle.manifest
     plural = "s" * (manifest.world > 1)
     print(
-        f"{manifest.model}: {manifest.parameters:,} parameters, {manifest.world} rank{plural}, "
+        f"{printable(manifest.model)}: {manifest.parameters:,} parameters, {manifest.world} rank{plural}, "
         f"digest {bundle.digest[:16]}\n"
     )
-    print("\n\n".join(map(listing, bundle.programs.values())))
+    print(printable("\n\n".join(map(listing, bundle.programs.values()))))
 
 
 def _show_stages(spec: object, stage: Stage | None, ranks: int | None) -> None:

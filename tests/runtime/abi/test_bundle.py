@@ -15,7 +15,7 @@ import pytest
 from moec.compiler.emit.bundle import save
 from moec.compiler.pipeline import Compiled, compile_spec
 from moec.runtime.abi import bundle as bundles
-from moec.runtime.abi.bundle import NotABundleError, read_bundle, read_manifest, write_bundle
+from moec.runtime.abi.bundle import NotABundleError, read_bundle, read_manifest, with_digest, write_bundle
 from moec.runtime.abi.codec import FormatError, dump
 from small_models import small_spec
 
@@ -45,14 +45,14 @@ def seal(path: Path, **files: bytes) -> None:
         file = name.replace("_", ".")
         (path / file).write_bytes(raw)
         manifest["files"][file] = hashlib.sha256(raw).hexdigest()
-    (path / "manifest.json").write_bytes(dump(manifest))
+    (path / "manifest.json").write_bytes(dump(with_digest(manifest)))
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
-    """Change the data of the manifest."""
+    """Change the data of the manifest, and let it vouch for itself."""
     manifest = json.loads((path / "manifest.json").read_text())
     change(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "manifest.json").write_bytes(dump(with_digest(manifest)))
 
 
 # --- round trip ---
@@ -103,15 +103,24 @@ def test_a_truncated_file_is_damage(path: Path, name: str, keep: float) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_anywhere_is_damage(path: Path, name: str) -> None:
-    """In the manifest, a flip can leave a number that is as legal as the one before: the digest tells."""
-    digest, raw = read_bundle(path).digest, (path / name).read_bytes()
+    """A flip in the manifest can make it the manifest of something else."""
+    raw = (path / name).read_bytes()
     for at in range(0, len(raw), max(1, len(raw) // 40)):
         (path / name).write_bytes(raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :])
         found = outcome(path)
-        if name == "manifest.json":
-            assert found in (76, 1) or found != digest
-        else:
-            assert found == 76
+        assert found in ((76, 1) if name == "manifest.json" else (76,))
+
+
+def test_a_number_changed_in_the_manifest_alone_is_damage(path: Path) -> None:
+    """However legal it is."""
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace('"lr": 0.01', '"lr": 0.02'))
+    for read in (read_bundle, read_manifest):
+        with pytest.raises(FormatError, match=r"manifest\.json is damaged: its content") as error:
+            read(path)
+        assert error.value.exit_code == 76
+    file.write_text(file.read_text().replace('"lr": 0.02', '"lr": 0.01'))
+    assert read_bundle(path).manifest.training.lr == 0.01
 
 
 def outcome(path: Path) -> str | int:
@@ -145,6 +154,79 @@ def test_a_file_beyond_its_limit_is_damage(path: Path, monkeypatch: pytest.Monke
         read_bundle(path)
 
 
+def training(**changed: Any) -> Callable[[Any], None]:
+    return lambda m: m["training"].update(changed)
+
+
+def schedule(**changed: Any) -> Callable[[Any], None]:
+    return lambda m: m["training"]["schedule"].update(changed)
+
+
+def buffer(**changed: Any) -> Callable[[Any], None]:
+    return lambda m: m["buffers"]["layer_0"][1].update(changed)
+
+
+def slot(number: int, **changed: Any) -> Callable[[Any], None]:
+    return lambda m: m["buffers"]["layer_0"][1]["slots"][number].update(changed)
+
+
+def expert_slot(**changed: Any) -> Callable[[Any], None]:
+    return lambda m: m["buffers"]["layer_0"][2]["slots"][0].update(changed)
+
+
+NUMBERS: list[tuple[Callable[[Any], None], str]] = [
+    (lambda m: m.update(vocab=0), r"\.vocab: 0 is not in 1\.\."),
+    (lambda m: m.update(parameters=10**20), r"\.parameters: 1e\+20 is not in"),
+    (lambda m: m.update(sequences=0), r"\.sequences: 0 is not in 1\.\."),
+    (lambda m: m.update(sequences=3), r"\.sequences: the batch gives a rank 2"),
+    (lambda m: m.update(init_std=-1.0), r"\.init_std: -1 is not in 0\.\."),
+    (lambda m: m["mesh"].update(replicate=10**9), r"\.mesh: ranks: "),
+    (training(sequence=0), r"training\.sequence: 0 is not in"),
+    (training(sequence=13), r"training\.sequence: longer than context"),
+    (training(batch_sequences=-1), r"training\.batch_sequences: -1 is not in"),
+    (training(micro_batches=0), r"training\.micro_batches: 0 is not in"),
+    (training(micro_batches=99), r"training\.micro_batches: more than the sequences"),
+    (training(steps=0), r"training\.steps: 0 is not in"),
+    (training(steps=None), r"training\.steps: exactly one of steps and epochs"),
+    (training(epochs=3), r"training\.steps: exactly one of steps and epochs"),
+    (training(steps=None, epochs=0), r"training\.epochs: 0 is not in"),
+    (training(lr=-1e-3), r"training\.lr: -0\.001 is not in"),
+    (training(seed=-1), r"training\.seed: -1 is not in"),
+    (schedule(warmup=-5), r"schedule\.warmup: -5 is not in"),
+    (schedule(floor=1.5), r"schedule\.floor: 1\.5 is not in 0\.\.1"),
+    (buffer(ranks=0), r"layer_0\[1\]\.ranks: shard has 2 ranks"),
+    (buffer(ranks=4), r"layer_0\[1\]\.ranks: shard has 2 ranks"),
+    (buffer(numel=10**14), r"layer_0\[1\]\.numel: slots in 2 equal shards need \d+"),
+    (buffer(shard_axis="world"), r"layer_0\[1\]\.shard_axis: no layout has these axes"),
+    (buffer(replica_axis="data"), r"layer_0\[1\]\.shard_axis: no layout has these axes"),
+    (buffer(expert_axis="expert"), r"layer_0\[1\]\.shard_axis: no layout has these axes"),
+    (buffer(name="vectors"), r"buffers\.layer_0: a name stands twice"),
+    (buffer(slots=[], numel=0), r"layer_0\[1\]\.numel: 0 is not in"),
+    (slot(1, offset=0), r"slots\[1\]\.offset: the slot before it ends at"),
+    (slot(0, offset=-2), r"slots\[0\]\.offset: the slot before it ends at 0"),
+    (slot(0, shape=[]), r"slots\[0\]\.shape: 1 to 8 dims"),
+    (slot(0, shape=[-16, -16]), r"slots\[0\]\.shape: -16 is not in"),
+    (slot(0, shape=[2**50, 2**50]), r"slots\[0\]\.shape: "),
+    (slot(0, local=4), r"slots\[0\]\.local: a rank has 1"),
+    (slot(0, experts=4), r"slots\[0\]\.experts: not as the buffer's axes say"),
+    (slot(0, path="a.{}"), r"slots\[0\]\.path: a name with `\{\}` 0 times"),
+    (expert_slot(local=1), r"slots\[0\]\.local: a rank has 2"),
+    (expert_slot(experts=0), r"slots\[0\]\.experts: 0 is not in"),
+    (expert_slot(path="e.{:>999999999}.w"), r"slots\[0\]\.path: a name with `\{\}` 1 times"),
+    (lambda m: m["losses"].pop(), r"manifest\.json\.losses: 1 numbers, and step gives 2"),
+    (lambda m: m["losses"].remove("loss"), r"\.losses: there is no loss"),
+    (lambda m: m["loads"].pop(), r"manifest\.json\.loads: 4 numbers, and step gives 8"),
+    (lambda m: m["loads"].append(m["loads"][0]), r"\.loads: a name stands twice"),
+    (lambda m: m["loads"][0].__setitem__(1, -1), r"\.loads\[0\]: -1 is not in"),
+    (lambda m: m["chain"].append(m["chain"][0]), r"\.chain: a name stands twice"),
+]
+LEGIBLE: list[tuple[Callable[[Any], None], str]] = [
+    (lambda m: m.update(model="\x1b[2J"), r"\.model: '\\x1b\[2J' is no printable text"),
+    (lambda m: m["losses"].append("\r"), r"\.losses\[2\]: '\\r' is no printable text"),
+    (lambda m: m["options"].update({"\x9b": ""}), r"\.options: '\\x9b' is no printable text"),
+]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -159,6 +241,8 @@ def test_a_file_beyond_its_limit_is_damage(path: Path, monkeypatch: pytest.Monke
         (lambda m: m["chain"].append(["layers.9", "layer_9"]), "no buffers of 'layer_9'"),
         (lambda m: m["chain"].append(["layers.9", "layer_0"]), "step does not take the state"),
         (lambda m: m["training"]["schedule"].update(kind="eval"), "expected one of"),
+        *NUMBERS,
+        *LEGIBLE,
     ],
 )
 def test_a_manifest_that_breaks_a_rule_is_damage(
@@ -200,7 +284,7 @@ def test_nothing_in_a_bundle_runs(path: Path, tmp_path: Path) -> None:
     hostile = [code, f"$(touch {mark})", "{0.__class__.__init__.__globals__}", "cos\nsystem\n(S'id'\ntR."]
     names = {"tensors": {name: name for name in hostile}, "ignored": hostile}
     seal(path, checkpoint_json=dump(names), listing_txt=code.encode())
-    edit(path, lambda m: m.update(model=code, options={name: name for name in hostile}))
+    edit(path, lambda m: m.update(model=code, options={name: name for name in hostile[:3]}))
     found = read_bundle(path)
     assert list(found.checkpoint.tensors) == list(found.checkpoint.ignored) == hostile
     assert found.manifest.model == code

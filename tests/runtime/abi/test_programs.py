@@ -21,7 +21,8 @@ OPS = sorted(SIGNATURES.keys() - COLLECTIVE_STARTS - {"moec.call"})
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=1000), min_size=1, max_size=6).filter(
     str.isprintable
 )
-PLACES = st.builds(Place, st.text(max_size=4), st.integers(1, 99), st.text(max_size=4))
+LEGIBLE = st.text(max_size=4).filter(str.isprintable)
+PLACES = st.builds(Place, LEGIBLE, st.integers(1, 99), LEGIBLE)
 CONSTANTS = (
     st.none()
     | st.booleans()
@@ -206,6 +207,11 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
     "a keyword that steers the terminal": (set_at(*FIRST, 3, 3, {"\x1b[2J": 1}), "expected a name"),
     "a type that steers the terminal": (set_at(*FIRST, 3, 4, "\x1b[2J"), "expected a name"),
     "a label that steers the terminal": (set_at("programs", 0, "output_labels", 0, "\r"), "expected a name"),
+    "a line that steers the terminal": (
+        set_at("places", 0, "text", "\x1b[2J"),
+        r"f\.places\[0\]\.text: '\\x1b\[2J' is no printable text",
+    ),
+    "a file that steers the terminal": (set_at("places", 0, "file", "\x9b2J"), r"f\.places\[0\]\.file: "),
     "an endless name": (set_at(*FIRST, 3, 0, "y" * 257), "expected a name"),
     "a place that is none": (set_at("places", 0, {"file": "a.moe"}), r"f\.places\[0\]: unknown keys"),
 }
@@ -237,6 +243,13 @@ def test_a_ring_of_programs_is_refused_and_a_chain_of_thousands_is_not() -> None
     ring = {**chain, last.name: calling(count, 0)}
     with pytest.raises(FormatError, match="call each other in a ring: p"):
         programs_from_data(programs_to_data(ring), "f")
+
+
+def test_a_line_with_unprintable_characters_is_written_so_that_it_can_be_read() -> None:
+    made = Instruction("y", "int.add", (1, 2), place=Place("a\x1b.moe", 3, "x\t= 1  # \x07"))
+    program = Program("p", (), (made,), (), (), ())
+    (found,) = programs_from_data(programs_to_data({"p": program}), "f").values()
+    assert found.instructions[0].place == Place("a?.moe", 3, "x\t= 1  # ?")
 
 
 WORDS = st.sampled_from(["moec.call", "data", "inner", ""])

@@ -1,0 +1,77 @@
+"""The manifest of a bundle: everything about it but its programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .buffers import Buffer
+from .mesh import Mesh
+
+FORMAT = "moec bundle"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over steps: `kind`, warm-up steps, and the floor of a cosine as a factor of `lr`."""
+
+    kind: Literal["cosine", "constant"]
+    warmup: int
+    floor: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run needs to know beside its programs. Exactly one of `steps` and `epochs` is set."""
+
+    sequence: int
+    batch_sequences: int
+    micro_batches: int
+    steps: int | None
+    epochs: int | None
+    lr: float
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What made the bundle. torch's version counts: programs name its operations."""
+
+    moec: str
+    torch: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle but its programs."""
+
+    format: str
+    version: int
+    toolchain: Toolchain
+    model: str
+    vocab: int
+    context: int
+    parameters: int
+    active_parameters: int
+    init_std: float
+    dtype: Literal["float32", "float64"]
+    sequences: int  # of one rank's micro-batch
+    mesh: Mesh
+    training: Training
+    chain: tuple[tuple[str, str], ...]  # (instance, region kind), embedding to head
+    buffers: dict[str, tuple[Buffer, ...]]  # by region kind
+    losses: tuple[str, ...]  # of the step's first result
+    loads: tuple[tuple[str, int], ...]  # of its second: (name, experts)
+    options: dict[str, str]
+    files: dict[str, str]  # name -> SHA-256
+
+    @property
+    def world(self) -> int:
+        """How many ranks the bundle is for."""
+        return self.mesh.world
+
+    def states(self) -> dict[str, Buffer]:
+        """State name -> buffer, in the order that `step` takes them."""
+        return {f"{at}/{b.name}": b for at, kind in self.chain for b in self.buffers[kind]}
