@@ -202,7 +202,7 @@ def parameter_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 
 
 def _names(slot: Slot, prefix: str) -> list[str]:
-    paths = [slot.path] if slot.experts is None else [slot.path.format(e) for e in range(slot.experts)]
+    paths = [slot.path] if slot.experts is None else [slot.path.replace("{}", str(e)) for e in range(slot.experts)]
     return [f"{prefix}.{path}" if prefix else path for path in paths]
 
 
