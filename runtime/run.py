@@ -12,7 +12,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from moec.runtime.abi.buffers import Slot
 from moec.runtime.abi.bundle import Manifest, read_manifest
 from moec.runtime.data.files import written_whole
 from moec.runtime.data.loader import Loader
@@ -197,13 +196,8 @@ def parameter_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
         name: slot.shape
         for state, buffer in manifest.states().items()
         for slot in buffer.slots
-        for name in _names(slot, parameter_prefix(state))
+        for name in slot.names(parameter_prefix(state))
     }
-
-
-def _names(slot: Slot, prefix: str) -> list[str]:
-    paths = [slot.path] if slot.experts is None else [slot.path.replace("{}", str(e)) for e in range(slot.experts)]
-    return [f"{prefix}.{path}" if prefix else path for path in paths]
 
 
 def _recorder(job: Job, state: TrainState, out: Path, steps: int) -> Recorder:

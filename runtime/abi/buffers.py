@@ -50,6 +50,15 @@ class Slot:
         """Elements, experts that are padding included."""
         return prod(self.shape) * self.local
 
+    def name(self, region: str, expert: int = 0) -> str:
+        """The full name of the parameter, or of one expert's; `region` is "" or a prefix such as `layers.3`."""
+        path = self.path if self.experts is None else self.path.replace("{}", str(expert))
+        return f"{region}.{path}" if region else path
+
+    def names(self, region: str) -> Iterator[str]:
+        """The full names of all parameters of the slot, on whatever rank."""
+        return (self.name(region, expert) for expert in range(self.experts or 1))
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -117,6 +126,11 @@ def pieces(buffer: Buffer, region: str, mesh: Mesh, rank: int) -> Iterator[Piece
             first = slot.offset + expert * one
             low, high = max(first, begin), min(first + one, end)
             if low < high:
-                path = slot.path.replace("{}", str(index)) if slot.experts is not None else slot.path
-                name = f"{region}.{path}" if region else path
-                yield Piece(name, slot.shape, low - first, high - low, low - begin, slot.init)
+                yield Piece(
+                    name=slot.name(region, index),
+                    shape=slot.shape,
+                    start=low - first,
+                    count=high - low,
+                    offset=low - begin,
+                    init=slot.init,
+                )

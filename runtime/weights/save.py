@@ -83,10 +83,9 @@ def check_coverage(buffers: Mapping[str, Buffer], mesh: Mesh) -> None:
 
 def _parameters(state: str, buffer: Buffer) -> Iterator[tuple[str, Shape]]:
     """(name, shape) of the parameters of a buffer, as its slots have them."""
-    prefix = parameter_prefix(state)
     for slot in buffer.slots:
-        for path in [slot.path] if slot.experts is None else map(slot.path.format, range(slot.experts)):
-            yield (f"{prefix}.{path}" if prefix else path), slot.shape
+        for name in slot.names(parameter_prefix(state)):
+            yield name, slot.shape
 
 
 def _held(state: str, buffer: Buffer, mesh: Mesh) -> dict[str, Shape]:
