@@ -51,7 +51,7 @@ class Slot:
         return prod(self.shape) * self.local
 
     def name(self, region: str, expert: int = 0) -> str:
-        """The full name of the parameter, or of one expert's; `region` is "" or a prefix such as `layers.3`."""
+        """The full name of the parameter, or of one expert's; `region` is "" or such as `layers.3`."""
         path = self.path if self.experts is None else self.path.replace("{}", str(expert))
         return f"{region}.{path}" if region else path
 
