@@ -30,11 +30,11 @@ OPTIONS = {
     "show": {"--stage", "--set", "--ranks"},
     "compile": {"--out", "--set", "--ranks"},
     "run": {
-        "--data", "--out", "--steps", "--init", "--tokenizer",
+        "--data", "--out", "--steps", "--init", "--tokenizer", "--end-of-document",
         "--transport", "--processes", "--set", "--resume",
     },
     "verify": {"--transport", "--processes", "--set", "--json"},
-    "batches": {"--data", "--steps", "--out", "--tokenizer"},
+    "batches": {"--data", "--steps", "--out", "--tokenizer", "--end-of-document"},
     "import": {"--out", "--spec"},
     "export": {"--to"},
     "logits": {"--ids", "--out"},
@@ -50,7 +50,7 @@ def test_help_names_every_command_and_option() -> None:
     assert set(re.findall(r"^│ ([a-z]+) ", top, re.MULTILINE)) == OPTIONS.keys()
     for command, options in OPTIONS.items():
         shown = succeed(command, "--help").out
-        assert set(re.findall(r"--[a-z]+", shown)) - {"--help"} == options, command
+        assert set(re.findall(r"--[a-z][a-z-]*", shown)) - {"--help"} == options, command
 
 
 def test_commands_of_the_language_load_neither_torch_nor_mpi(tmp_path: Path) -> None:

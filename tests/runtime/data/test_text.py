@@ -199,7 +199,7 @@ def test_the_end_of_document_is_found_or_given_or_asked_for(tmp_path: Path) -> N
     none = str(word_tokenizer(tmp_path / "n.json", added=("<s>",)))
     with pytest.raises(UserError, match=r"no token known to end a document.* Its added tokens: <s>"):
         open_tokenizer(none)
-    with pytest.raises(UserError, match="has its own end of document"):
+    with pytest.raises(UserError, match="is for a --tokenizer: without one, the end of a document is id 256"):
         open_tokenizer("bytes", "</s>")
 
 
