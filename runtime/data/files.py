@@ -81,3 +81,12 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         raise InputOutputError(f"cannot write {path}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flush_directory(path: Path) -> None:
+    """Make the names in a directory last. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moec.runtime.data.files import flush_directory
 from moec.runtime.errors import InputOutputError, InternalError, UserError
 from moec.runtime.weights.index import INDEX_NAME, FileEntry, Index, TensorEntry, index_text, read_index
 from moec.runtime.weights.tensor_file import CODES, header_of
@@ -146,13 +147,13 @@ class WeightsWriter:
         with (self._partial / INDEX_NAME).open("xb") as file:
             file.write(index_text(Index(self._total_bytes, self._files, self._tensors)))
             _flush(file)
-        _flush_directory(self._partial)
+        flush_directory(self._partial)
         check_replaceable(self._directory)
         if self._directory.exists():
             self._replace()
         else:
             self._partial.rename(self._directory)
-            _flush_directory(self._directory.parent)
+            flush_directory(self._directory.parent)
 
     def _replace(self) -> None:
         self._directory.rename(self._old)
@@ -161,7 +162,7 @@ class WeightsWriter:
         except OSError:
             self._old.rename(self._directory)
             raise
-        _flush_directory(self._directory.parent)
+        flush_directory(self._directory.parent)
         shutil.rmtree(self._old)
 
     def _failed(self, error: OSError) -> InputOutputError:
@@ -235,12 +236,3 @@ def _bytes(block: Tensor) -> memoryview:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_directory(directory: Path) -> None:
-    """Make the names in a directory last."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

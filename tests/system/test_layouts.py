@@ -15,6 +15,7 @@ from moec import models
 from moec.compiler.emit.bundle import save
 from moec.compiler.pipeline import CompileOptions, compile_spec
 from moec.dsl import load
+from moec.runtime.abi.bundle import STATE_PARTS
 from moec.runtime.weights.reader import WeightsReader
 from mpi_job import job
 
@@ -181,12 +182,16 @@ def test_cases_are_what_they_say(results: Path) -> None:
     assert short["tokens"] == 32
 
 
+CUT_EVERYWHERE = [Layout(2, 1, 1), Layout(2, 1, 2), Layout(4, 1, 4)]
+"""Layouts in which dense parameters and experts are both cut over all ranks, and nothing is repeated."""
+
+
 @pytest.mark.mpi
-@ways
-def test_state_bytes_are_those_of_the_shards(results: Path, transport: str, layout: Layout) -> None:
-    """Where every parameter is cut over all ranks, a rank holds its share of the bytes, plus padding."""
-    ours, one = (_result(results, t, x, "train")["bytes"] for t, x in ((transport, layout), ("self", ONE)))
-    experts = layout.expert * (layout.expert_shard or max(1, layout.shard // layout.expert))
-    if layout.world == layout.shard == experts:
-        for part, size in one.items():  # type: ignore[attr-defined]
-            assert size / layout.world <= ours[part] <= size / layout.world * 1.01  # type: ignore[index]
+@pytest.mark.parametrize("layout", CUT_EVERYWHERE, ids=str)
+def test_state_bytes_are_those_of_the_shards(results: Path, layout: Layout) -> None:
+    """A rank holds its share of one rank's bytes of every part, plus padding to whole shards."""
+    ours, one = (_result(results, t, x, "train")["bytes"] for t, x in (("mpi", layout), ("self", ONE)))
+
+    assert ours.keys() == one.keys() == set(STATE_PARTS)  # type: ignore[attr-defined]
+    for part, size in one.items():  # type: ignore[attr-defined]
+        assert size / layout.world <= ours[part] <= size / layout.world * 1.01  # type: ignore[index]
