@@ -16,10 +16,13 @@ from moec.runtime.mpirun import command, find
 from mpi_job import MPIS, Mpi, interpreter, run
 
 START = "import sys; from moec.runtime.mpirun import start; sys.exit(start(int(sys.argv[1]), sys.argv[2:]))"
-PRINT_RANK = (
-    "from moec.runtime.launch import discover; import os; launch = discover();"
-    "print(launch.rank, launch.world, launch.local_rank, os.environ['OMP_NUM_THREADS'])"
-)
+PRINT_RANK = """
+import os
+from moec.runtime.launch import discover
+launch = discover()
+line = f"{launch.rank} {launch.world} {launch.local_rank} {os.environ['OMP_NUM_THREADS']}\\n"
+os.write(1, line.encode())  # at once: unbuffered prints of several ranks may share a line
+"""
 
 
 @pytest.mark.mpi
