@@ -22,7 +22,7 @@ PATIENCE_S = 1.0
 """How long a failing rank waits for the others to fail as well, so that one message can speak for all."""
 
 FORWARDING_S = 0.3
-"""How long launchers are given to pass a message on before the job is ended."""
+"""How long launchers are given to pass a message on: they may drop it when the job ends or a rank leaves."""
 
 INTERRUPTED = 130  # as shells report SIGINT
 
@@ -96,21 +96,15 @@ def _end(failure: _Failure) -> int:
         if failure.code == ExitCode.LOST_PEER:
             time.sleep(PATIENCE_S)  # the peer that we lost has more to say, and ends us when it has said it
         _say(failure.message or f"left with exit code {failure.code}", [transport.rank], transport.world)
-        _abort(transport, failure.code)
+        transport.abort(failure.code)
         return failure.code
     alike = [rank for rank, token in enumerate(tokens) if token == failure.token()]
     if failure.message and transport.rank == alike[0]:
         _say(failure.message, alike, transport.world)
     transport.last_words(failure.token(), PATIENCE_S)  # nobody ends the job before all have spoken
     if failure.message and joined and transport.world > 1:
-        _abort(transport, _verdict(tokens))  # collectives under way would keep MPI from finalizing
+        transport.abort(_verdict(tokens))  # collectives under way would keep MPI from finalizing
     return _verdict(tokens)
-
-
-def _abort(transport: Transport, code: int) -> None:
-    """End the job, when what was said has had time to get out: MPICH's launcher drops what is under way."""
-    time.sleep(FORWARDING_S)
-    transport.abort(code)
 
 
 def _launch() -> Launch:
@@ -162,6 +156,8 @@ def _say(message: str, ranks: list[int], world: int) -> None:
     # In one piece: the lines of ranks get mixed.
     sys.stderr.write(f"moec: error{_where(ranks, world)}: {message}\n")
     sys.stderr.flush()
+    if world > 1:
+        time.sleep(FORWARDING_S)
 
 
 def _where(ranks: list[int], world: int) -> str:

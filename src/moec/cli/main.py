@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 from moec import __version__
 from moec.cli import compiling, exchanging, language, running
 from moec.dsl import SourceErrors, render_text
-from moec.runtime.errors import EnvironmentMismatch, message_of
+from moec.runtime.errors import EnvironmentMismatch, UserError, message_of
 from moec.runtime.launch import discover
 
 app = typer.Typer(
@@ -56,21 +56,34 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as leave:
         return leave.exit_code
     except TyperException as error:
-        if _speaks():
-            _show(error)
-        return 1  # the user's input, whatever part of it
+        return _refuse(error)
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:
         return _report(error)
 
 
-def _speaks() -> bool:
-    """Whether this is the process of its job that says what is wrong with the command line of all."""
+def _refuse(error: TyperException) -> int:
+    """Say what is wrong with the command line: the user's input, whatever part of it, so the code is 1.
+
+    Ranks say it together. Where each left by itself, a launcher could end the job before rank 0 has spoken.
+    """
+    if not _is_rank():
+        _show(error)
+        return 1
+    from moec.runtime.guard import run_rank
+
+    def refuse() -> int:
+        raise UserError(_worded(error))
+
+    return run_rank(refuse)
+
+
+def _is_rank() -> bool:
     try:
-        return discover().rank == 0
+        return discover().by_mpi
     except EnvironmentMismatch:
-        return True
+        return False
 
 
 def _show(error: TyperException) -> None:
@@ -80,6 +93,12 @@ def _show(error: TyperException) -> None:
         show()
     else:
         print(f"moec: error: {message_of(error)}", file=sys.stderr)
+
+
+def _worded(error: TyperException) -> str:
+    """What a wrong command line is, in one sentence: usage errors keep theirs in `format_message`."""
+    word = getattr(error, "format_message", None)
+    return str(word()) if callable(word) else message_of(error)
 
 
 def _report(error: Exception) -> int:
