@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moec.runtime.abi import collective_ops, ops
+from moec.runtime.abi import collective_ops, routing_ops
 
 
 def exchange_counts(counts: Tensor, ranks: int, axis: str) -> Tensor:
@@ -44,7 +44,7 @@ def group_received(arriving: Tensor, received: int) -> tuple[Tensor, Tensor]:
     ranks, experts = arriving.shape
     expert = torch.arange(experts, device=arriving.device).repeat(ranks)
     order = expert.repeat_interleave(arriving.view(-1), output_size=received).argsort(stable=True)
-    inverse: Tensor = ops.inverse_permutation(order)
+    inverse: Tensor = routing_ops.inverse_permutation(order)
     return order, inverse
 
 
@@ -56,7 +56,7 @@ def all_to_all(x: Tensor, send: Tensor, receive: Tensor, rows: int, axis: str) -
 
 def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """(R, D) -> (R, D)."""
-    out: Tensor = ops.permute_rows(x, order, inverse)
+    out: Tensor = routing_ops.permute_rows(x, order, inverse)
     return out
 
 

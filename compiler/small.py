@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moec.dsl.spec import Call, Equation, Expression, Gqa, Layer, ModelSpec, Moe, Spec, SwiGlu, TrainSpec
+from moec.dsl.spec import Call, Equation, Expression, Ffn, Gqa, Layer, ModelSpec, Moe, Spec, TrainSpec
 
 WIDTH = 32
 FFN_WIDTH = 24
@@ -53,7 +53,7 @@ def _expression(expression: Expression) -> Expression:
     match expression.component:
         case Gqa() as gqa:
             return replace(expression, component=_gqa(gqa), argument=argument)
-        case SwiGlu() as ffn:
+        case Ffn() as ffn:
             return replace(expression, component=_ffn(ffn), argument=argument)
         case Moe() as moe:
             return replace(expression, component=_moe(moe), argument=argument)
@@ -63,11 +63,18 @@ def _expression(expression: Expression) -> Expression:
 def _gqa(gqa: Gqa) -> Gqa:
     kv_heads = min(gqa.kv_heads, MAX_KV_HEADS)
     group = min(gqa.heads // gqa.kv_heads, MAX_GROUP)
-    window = min(gqa.window, SEQUENCE // 2) if gqa.window else None
-    return replace(gqa, heads=kv_heads * group, kv_heads=kv_heads, head_dim=HEAD_DIM, window=window)
+    window = min(gqa.attend.window, SEQUENCE // 2) if gqa.attend.window else None
+    return replace(
+        gqa,
+        heads=kv_heads * group,
+        kv_heads=kv_heads,
+        head_dim=HEAD_DIM,
+        value_dim=HEAD_DIM,
+        attend=replace(gqa.attend, window=window),
+    )
 
 
-def _ffn(ffn: SwiGlu) -> SwiGlu:
+def _ffn(ffn: Ffn) -> Ffn:
     return replace(ffn, width=FFN_WIDTH)
 
 

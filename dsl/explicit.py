@@ -99,7 +99,7 @@ class _Fill:
 
     def _call(self, call: s.Invoke) -> s.Invoke:
         construct = CONSTRUCTS[call.name]
-        if construct.role == "head":
+        if construct.role == "function":
             return call
         named = [a.name or construct.params[0].name for a in call.arguments]
         given = tuple(

@@ -11,7 +11,26 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
-from moec.dsl.spec import Call, Expression, Gqa, Layer, ModelSpec, Moe, Origin, RmsNorm, SwiGlu, Var
+from moec.dsl.spec import (
+    Attend,
+    Call,
+    CorrectionBias,
+    ExpertScale,
+    Expression,
+    Ffn,
+    Gqa,
+    Layer,
+    LayerNorm,
+    Mla,
+    ModelSpec,
+    Moe,
+    Norm,
+    Origin,
+    RmsNorm,
+    Scaled,
+    Sum,
+    Var,
+)
 
 Init = Literal["normal", "ones", "zeros"]
 
@@ -30,6 +49,7 @@ class Parameter:
     origin: Origin
     experts: int | None = None
     active: int | None = None  # of `experts`, how many one token uses
+    trained: bool = True  # False: it has no gradient; what changes it, if anything, is not the optimizer
 
     @property
     def decays(self) -> bool:
@@ -52,14 +72,18 @@ class Parameter:
 
 
 def embed_parameters(model: ModelSpec) -> tuple[Parameter, ...]:
-    """The embedding table (vocab, width)."""
-    return (Parameter("embed", (model.vocab, model.width), "normal", model.origin),)
+    """The embedding table (vocab, width), and the norm after it if there is one."""
+    norm = () if model.embed.norm is None else _expression(model.embed.norm, model.width)
+    return (Parameter("embed", (model.vocab, model.width), "normal", model.origin), *norm)
 
 
 def head_parameters(model: ModelSpec) -> tuple[Parameter, ...]:
-    """The final norm and the output projection (vocab, width)."""
-    logits = Parameter("logits", (model.vocab, model.width), "normal", model.head.origin)
-    return (*_expression(model.head.argument, model.width), logits)
+    """The final norm, and unless it is tied the output projection (vocab, width), with its bias."""
+    head = model.head
+    logits = Parameter("logits", (model.vocab, model.width), "normal", head.origin)
+    bias = Parameter("logits_bias", (model.vocab,), "zeros", head.origin)
+    own = ([] if head.tied else [logits]) + ([bias] if head.bias else [])
+    return (*_expression(head.argument, model.width), *own)
 
 
 def layer_parameters(layer: Layer, width: int) -> tuple[Parameter, ...]:
@@ -79,7 +103,10 @@ def model_parameters(model: ModelSpec) -> Iterator[tuple[str, Parameter]]:
 
 
 def count(model: ModelSpec) -> tuple[int, int]:
-    """(total, active) parameters; active counts what one token passes through, the embedding included."""
+    """(total, active) parameters; active counts what one token passes through, the embedding included.
+
+    A token passes through all weights of a tied embedding and output once.
+    """
     total = active = 0
     for _, parameter in model_parameters(model):
         size = prod(parameter.shape)
@@ -89,55 +116,119 @@ def count(model: ModelSpec) -> tuple[int, int]:
 
 
 def _expression(expression: Expression, width: int) -> Iterator[Parameter]:
-    if isinstance(expression, Var):
-        return
-    yield from _expression(expression.argument, width)
-    yield from _call(expression, width)
+    match expression:
+        case Var():
+            return
+        case Sum(terms):
+            for term in terms:
+                yield from _expression(term, width)
+        case Scaled(_, value):
+            yield from _expression(value, width)
+        case Call(_, _, argument):
+            yield from _expression(argument, width)
+            yield from _call(expression, width)
 
 
 def _call(call: Call, width: int) -> Iterator[Parameter]:
     match call.component:
-        case RmsNorm():
-            yield Parameter(call.path, (width,), "ones", call.origin)
+        case RmsNorm() | LayerNorm() as norm:
+            yield from _norm(call.path, norm, width, call.origin)
         case Gqa() as gqa:
-            yield from _under(call, _gqa(gqa, width))
-        case SwiGlu() as ffn:
-            yield from _under(call, _swiglu(ffn, width))
+            yield from _under(call.path, _gqa(gqa, width))
+        case Mla() as mla:
+            yield from _under(call.path, _mla(mla, width))
+        case Ffn() as ffn:
+            yield from _under(call.path, _ffn(ffn, width))
         case Moe() as moe:
-            yield from _under(call, _moe(moe, width))
+            yield from _under(call.path, _moe(moe, width))
 
 
-def _under(call: Call, parameters: Iterator[Parameter]) -> Iterator[Parameter]:
+def _under(path: str, parameters: Iterator[Parameter]) -> Iterator[Parameter]:
     for parameter in parameters:
-        yield replace(parameter, path=f"{call.path}.{parameter.path}")
+        yield replace(parameter, path=f"{path}.{parameter.path}")
+
+
+def _norm(path: str, norm: Norm, width: int, at: Origin) -> Iterator[Parameter]:
+    """`path`, of (width,), as 1 or with `offset` as 0 to start from; `path`_bias."""
+    if norm.weight != "none":
+        yield Parameter(path, (width,), "ones" if norm.weight == "scale" else "zeros", at)
+    if isinstance(norm, LayerNorm) and norm.bias:
+        yield Parameter(f"{path}_bias", (width,), "zeros", at)
+
+
+def _linear(path: str, rows: int, columns: int, bias: bool, origin: Origin) -> Iterator[Parameter]:
+    yield Parameter(path, (rows, columns), "normal", origin)
+    if bias:
+        yield Parameter(f"{path}_bias", (rows,), "zeros", origin)
 
 
 def _gqa(gqa: Gqa, width: int) -> Iterator[Parameter]:
-    q, kv = gqa.heads * gqa.head_dim, gqa.kv_heads * gqa.head_dim
-    for name, rows in (("q", q), ("k", kv), ("v", kv)):
-        yield Parameter(name, (rows, width), "normal", gqa.origin)
-        if gqa.qkv_bias:
-            yield Parameter(f"{name}_bias", (rows,), "zeros", gqa.origin)
+    q, k = gqa.heads * gqa.head_dim, gqa.kv_heads * gqa.head_dim
+    for name, rows in (("q", q), ("k", k), ("v", gqa.kv_heads * gqa.value_dim)):
+        yield from _linear(name, rows, width, gqa.qkv_bias, gqa.origin)
     if gqa.qk_norm is not None:
-        per_head = gqa.qk_norm.over == "head"
-        yield Parameter("q_norm", (gqa.head_dim if per_head else q,), "ones", gqa.qk_norm.origin)
-        yield Parameter("k_norm", (gqa.head_dim if per_head else kv,), "ones", gqa.qk_norm.origin)
-    yield Parameter("o", (width, q), "normal", gqa.origin)
+        for name, full in (("q_norm", q), ("k_norm", k)):
+            over = gqa.head_dim if gqa.qk_norm.over == "head" else full
+            yield from _norm(name, gqa.qk_norm.norm, over, gqa.qk_norm.origin)
+    yield from _attend(gqa.attend, gqa.heads, gqa.value_dim, width, gqa.origin)
+    yield from _linear("o", width, gqa.heads * gqa.value_dim, gqa.out_bias, gqa.origin)
 
 
-def _swiglu(ffn: SwiGlu, width: int) -> Iterator[Parameter]:
-    yield Parameter("gate", (ffn.width, width), "normal", ffn.origin)
-    yield Parameter("up", (ffn.width, width), "normal", ffn.origin)
-    yield Parameter("down", (width, ffn.width), "normal", ffn.origin)
+def _mla(mla: Mla, width: int) -> Iterator[Parameter]:
+    at, head = mla.origin, mla.nope_dim + mla.rope_dim
+    if mla.q_rank is None:
+        yield from _linear("q", mla.heads * head, width, False, at)
+    else:
+        yield from _linear("q_down", mla.q_rank, width, mla.bias, at)
+        yield from _norm("q_norm", mla.norm, mla.q_rank, at)
+        yield from _linear("q_up", mla.heads * head, mla.q_rank, False, at)
+    yield from _linear("kv_down", mla.kv_rank + mla.rope_dim, width, mla.bias, at)
+    yield from _norm("kv_norm", mla.norm, mla.kv_rank, at)
+    yield from _linear("kv_up", mla.heads * (mla.nope_dim + mla.value_dim), mla.kv_rank, False, at)
+    yield from _attend(mla.attend, mla.heads, mla.value_dim, width, at)
+    yield from _linear("o", width, mla.heads * mla.value_dim, mla.bias, at)
+
+
+def _attend(attend: Attend, heads: int, value_dim: int, width: int, at: Origin) -> Iterator[Parameter]:
+    if attend.sinks:
+        yield Parameter("sinks", (heads,), "zeros", at)
+    if attend.gate is not None:
+        rows = heads * (value_dim if attend.gate.per == "element" else 1)
+        yield from _linear("gate", rows, width, attend.gate.bias, attend.gate.origin)
+
+
+def _ffn(ffn: Ffn, width: int) -> Iterator[Parameter]:
+    if ffn.gated:
+        yield from _linear("gate", ffn.width, width, ffn.bias, ffn.origin)
+    yield from _linear("up", ffn.width, width, ffn.bias, ffn.origin)
+    yield from _linear("down", width, ffn.width, ffn.bias, ffn.origin)
 
 
 def _moe(moe: Moe, width: int) -> Iterator[Parameter]:
-    yield Parameter("router", (moe.experts, width), "normal", moe.origin)
-    for parameter in _swiglu(moe.expert, width):
+    yield from _linear("router", moe.routed, width, moe.router_bias, moe.origin)
+    for stage in moe.router:
+        match stage:
+            case CorrectionBias():
+                yield Parameter("correction", (moe.routed,), "zeros", stage.origin, trained=False)
+            case ExpertScale():
+                yield Parameter("expert_scale", (moe.routed,), "ones", stage.origin)
+    inner = moe.latent or width
+    if moe.latent is not None:
+        yield Parameter("latent_down", (moe.latent, width), "normal", moe.origin)
+        if moe.latent_norm is not None:
+            yield from _norm("latent_norm", moe.latent_norm, moe.latent, moe.origin)
+    for parameter in _ffn(moe.expert, inner):
         path = f"expert.{{}}.{parameter.path}"
-        yield replace(parameter, path=path, experts=moe.experts, active=moe.top_k)
+        yield replace(parameter, path=path, experts=moe.experts, active=min(moe.top_k, moe.experts))
+    if moe.expert_norm is not None:  # one weight for all experts
+        yield from _norm("expert_norm", moe.expert_norm, inner, moe.origin)
+    if moe.latent is not None:
+        yield Parameter("latent_up", (width, moe.latent), "normal", moe.origin)
+    yield from _shared(moe, width)
+
+
+def _shared(moe: Moe, width: int) -> Iterator[Parameter]:
     if moe.shared is not None:
-        for parameter in _swiglu(moe.shared.ffn, width):
-            yield replace(parameter, path=f"shared.{parameter.path}")
+        yield from _under("shared", _ffn(moe.shared.ffn, width))
         if moe.shared.gate:
             yield Parameter("shared_gate", (1, width), "normal", moe.shared.origin)

@@ -116,8 +116,8 @@ def _shown(shape: str) -> str:
 
 def map_tensors(
     model: m.ModelSpec, rules: dict[str, Rule], block: Span, bag: DiagnosticBag
-) -> tuple[tuple[str, str], ...]:
-    """(parameter, tensor) for every parameter of the model, in its order."""
+) -> tuple[m.FileTensor, ...]:
+    """The tensors of a checkpoint, in the order of the model's parameters."""
     total = _tensor_count(model)
     if total > TENSORS:
         label = f"the weight map would name {group(total)} tensors; at most {group(TENSORS)}"
@@ -133,7 +133,7 @@ def map_tensors(
             pairs += _pairs(region, parameter, rule)
     _report_unmapped(unmapped, rules, block, bag)
     _report_collisions(pairs, rules, bag)
-    return tuple(pairs)
+    return tuple(m.FileTensor(tensor, (name,)) for name, tensor in pairs)
 
 
 def _tensor_count(model: m.ModelSpec) -> int:

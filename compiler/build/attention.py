@@ -15,7 +15,7 @@ def build_gqa(scope: LayerScope, x: fx.Node, path: str, gqa: Gqa) -> fx.Node:
     q, k, v = (_project(scope, x, path, name, gqa) for name in ("q", "k", "v"))
     if gqa.rope is not None:
         q, k = (scope.call(model_ops.rope, t, gqa.rope.theta, at=gqa.rope.origin) for t in (q, k))
-    out = scope.call(model_ops.attention, q, k, v, gqa.window or 0, at=gqa.origin)
+    out = scope.call(model_ops.attention, q, k, v, gqa.attend.window or 0, at=gqa.origin)
     merged = scope.call(model_ops.merge_heads, out, at=gqa.origin)
     return scope.linear(merged, f"{path}.o", gqa.origin)
 
@@ -35,4 +35,4 @@ def _project(scope: LayerScope, x: fx.Node, path: str, name: str, gqa: Gqa) -> f
 
 
 def _norm(scope: LayerScope, t: fx.Node, path: str, norm: QkNorm) -> fx.Node:
-    return scope.call(model_ops.rms_norm, t, scope.parameters[path], norm.eps, at=norm.origin)
+    return scope.call(model_ops.rms_norm, t, scope.parameters[path], norm.norm.eps, at=norm.origin)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import fx
 
 from moec.compiler import model_ops
-from moec.dsl.spec import Call, Expression, Gqa, Moe, RmsNorm, SwiGlu, Var
+from moec.compiler.errors import CompileError
+from moec.dsl.spec import Call, Expression, Ffn, Gqa, Moe, RmsNorm, Var
 
 from .attention import build_gqa
 from .feed_forward import build_swiglu
@@ -17,6 +18,8 @@ def evaluate(expression: Expression, scope: LayerScope) -> fx.Node:
     """The node that holds an expression's value, (T, D)."""
     if isinstance(expression, Var):
         return scope.chain[expression.name]
+    if not isinstance(expression, Call):
+        raise CompileError("not supported yet: sums and products in an equation", expression.origin)
     return _apply(expression, evaluate(expression.argument, scope), scope)
 
 
@@ -26,7 +29,8 @@ def _apply(call: Call, x: fx.Node, scope: LayerScope) -> fx.Node:
             return scope.call(model_ops.rms_norm, x, scope.parameters[call.path], norm.eps, at=call.origin)
         case Gqa() as gqa:
             return build_gqa(scope, x, call.path, gqa)
-        case SwiGlu() as ffn:
+        case Ffn() as ffn:
             return build_swiglu(scope, x, call.path, ffn.origin)
         case Moe() as moe:
             return build_moe(scope, x, call.path, moe)
+    raise CompileError("not supported yet", call.origin)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from moec.compiler import model_ops
+from moec.compiler.errors import CompileError
 from moec.dsl.spec import AuxLoss, Moe, Origin, Renormalize, RouterStage, Softmax, Top, ZLoss
 
 from .feed_forward import build_swiglu
@@ -52,6 +53,7 @@ def _route(scope: LayerScope, routing: _Routing, stage: RouterStage) -> _Routing
         case Renormalize():
             weights = scope.call(model_ops.renormalize, routing.weights, at=at)
             return replace(routing, weights=weights)
+    raise CompileError("not supported yet", at)
 
 
 def _experts(

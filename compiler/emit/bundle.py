@@ -36,7 +36,7 @@ def save(compiled: Compiled, path: Path) -> str:
     checkpoint = compiled.spec.checkpoint
     names = WeightMap({}, ())
     if checkpoint is not None:
-        names = WeightMap(dict(checkpoint.tensors), checkpoint.ignored)
+        names = WeightMap(checkpoint.plain, checkpoint.ignored)
     return write_bundle(path, manifest(compiled), compiled.programs, names, compiled.spec.text)
 
 

@@ -23,7 +23,7 @@ from moec.runtime.abi.mesh import AXES, Mesh
 from .report import Problems, check
 
 _BUILTINS = {torch.zeros, operator.getitem}
-_OF_THE_MODEL = {f for f in vars(model_ops).values() if callable(f) and f.__module__ == model_ops.__name__}
+_OF_THE_MODEL = {f for f in vars(model_ops).values() if callable(f)}
 _EXCHANGE = {f for f in vars(exchange_ops).values() if callable(f) and f.__module__ == exchange_ops.__name__}
 
 

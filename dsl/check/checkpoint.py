@@ -45,16 +45,16 @@ def _prove(
     ignored: tuple[str, ...],
     block: s.Block,
     bag: DiagnosticBag,
-) -> tuple[tuple[str, str], ...]:
+) -> tuple[m.FileTensor, ...]:
     written = file.block("model")
     assert written is not None
     report_impossible(rules, possible_shapes(written), bag)
     tensors = bag.attempt(map_tensors, model, rules, block.kind.span, bag) or ()
     patterns = [re.compile(re.escape(text).replace(r"\{\}", "[0-9]++")) for text in ignored]
-    clash = next((pair for pair in tensors if any(p.fullmatch(pair[1]) for p in patterns)), None)
+    clash = next((x for x in tensors if any(p.fullmatch(x.name) for p in patterns)), None)
     if clash is not None:
         place = next(x.value.span for x in block.settings() if x.targets[0].simple == "ignore")
-        bag.add(c.MAPPED_AND_IGNORED.at(place, f"`{clash[1]}` belongs to `{clash[0]}`"))
+        bag.add(c.MAPPED_AND_IGNORED.at(place, f"`{clash.name}` belongs to `{clash.parameters[0]}`"))
     return tensors
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from moec.dsl import catalogue as c
 from moec.dsl import limits
@@ -41,12 +42,12 @@ def component(expr: s.Expr, context: Context) -> m.Component:
 
 def _rms_norm(args: Arguments, context: Context) -> m.RmsNorm:
     eps = args.read("eps", lambda e: real(e, "eps", high=1.0, scope=context.scope), DEFAULT_EPS)
-    return m.RmsNorm(eps, args.call.span.origin())
+    return m.RmsNorm(eps, origin=args.call.span.origin())
 
 
-def _swiglu(args: Arguments, context: Context) -> m.SwiGlu:
+def _swiglu(args: Arguments, context: Context) -> m.Ffn:
     width = args.read("width", lambda e: whole(e, "width", limits.FFN_WIDTH, scope=context.scope), 1)
-    return m.SwiGlu(width, args.call.span.origin())
+    return m.Ffn(width, origin=args.call.span.origin())
 
 
 # --- attention ---
@@ -58,16 +59,18 @@ def _gqa(args: Arguments, context: Context) -> m.Gqa:
     kv_heads = args.read("kv_heads", lambda e: whole(e, "kv_heads", limits.HEADS, scope=scope), heads)
     if args.sound("heads", "kv_heads"):
         _check_kv_heads(args, heads, kv_heads)
-    rope = args.read("rope", lambda e: _rope(e, context), m.Rope(10_000.0, args.call.span.origin()))
+    rope = args.read("rope", lambda e: _rope(e, context), m.Rope(10_000.0, origin=args.call.span.origin()))
+    head_dim = _head_dim(args, context, heads, rope is not None)
     return m.Gqa(
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=_head_dim(args, context, heads, rope is not None),
+        head_dim=head_dim,
+        value_dim=head_dim,
         rope=rope,
         qkv_bias=args.read("qkv_bias", lambda e: flag(e, "qkv_bias"), False),
         qk_norm=args.read("qk_norm", lambda e: _qk_norm(e, context), None),
         clip=args.read("clip", lambda e: None if is_none(e) else real(e, "clip", scope=scope), None),
-        window=args.read("window", lambda e: _window(e, scope), None),
+        attend=m.Attend(window=args.read("window", lambda e: _window(e, scope), None)),
         origin=args.call.span.origin(),
     )
 
@@ -122,7 +125,7 @@ def _rope(expr: s.Expr, context: Context) -> m.Rope | None:
     construct, call = callee(expr, ("position",), "`rope(...)` or `none`")
     args = bind(construct, call, context.bag)
     theta = args.read("theta", lambda e: real(e, "theta", scope=context.scope), 10_000.0)
-    return m.Rope(theta, expr.span.origin())
+    return m.Rope(theta, origin=expr.span.origin())
 
 
 def _qk_norm(expr: s.Expr, context: Context) -> m.QkNorm | None:
@@ -130,11 +133,12 @@ def _qk_norm(expr: s.Expr, context: Context) -> m.QkNorm | None:
         return None
     construct, call = callee(expr, ("qk_norm",), "`per_head(norm)`, `full_width(norm)` or `none`")
     args = bind(construct, call, context.bag)
-    eps = args.read("norm", lambda e: _norm_eps(e, context), DEFAULT_EPS)
-    return m.QkNorm(eps, "head" if construct.name == "per_head" else "full", expr.span.origin())
+    norm = args.read("norm", lambda e: _norm(e, context), m.RmsNorm(DEFAULT_EPS))
+    over: Literal["head", "full"] = "head" if construct.name == "per_head" else "full"
+    return m.QkNorm(norm, over, origin=expr.span.origin())
 
 
-def _norm_eps(expr: s.Expr, context: Context) -> float:
+def _norm(expr: s.Expr, context: Context) -> m.Norm:
     value = expr
     if isinstance(expr, s.Ref):
         if expr.text not in context.bindings:
@@ -147,14 +151,14 @@ def _norm_eps(expr: s.Expr, context: Context) -> float:
         raise wrong_type(expr, "a binding of `rms_norm(...)`, or `rms_norm(...)`")
     norm = component(value, context)
     assert isinstance(norm, m.RmsNorm)
-    return norm.eps
+    return norm
 
 
 # --- mixture of experts ---
 
 
 def _moe(args: Arguments, context: Context) -> m.Moe:
-    nothing = (1, m.SwiGlu(1))
+    nothing = (1, m.Ffn(1))
     count, expert = args.read("experts", lambda e: _repeat(e, "experts", limits.EXPERTS, context), nothing)
     router = args.read("router", lambda e: _router(e, context), (m.Softmax(), m.Top(1)))
     top = next((stage for stage in router if isinstance(stage, m.Top)), m.Top(1))
@@ -171,7 +175,7 @@ def _moe(args: Arguments, context: Context) -> m.Moe:
     )
 
 
-def _repeat(expr: s.Expr, what: str, limit: int, context: Context) -> tuple[int, m.SwiGlu]:
+def _repeat(expr: s.Expr, what: str, limit: int, context: Context) -> tuple[int, m.Ffn]:
     if not isinstance(expr, s.Repeat):
         raise wrong_type(expr, "`N of swiglu(W)`")
     count = whole(expr.count, what, limit, scope=context.scope)
@@ -179,22 +183,22 @@ def _repeat(expr: s.Expr, what: str, limit: int, context: Context) -> tuple[int,
     if isinstance(body, s.Ref) and body.text in context.bindings:
         body = context.bindings[body.text]
     ffn = component(body, context) if not isinstance(body, s.Ref) else None
-    if not isinstance(ffn, m.SwiGlu):
+    if not isinstance(ffn, m.Ffn):
         raise wrong_type(expr.body, "`swiglu(W)`")
     return count, ffn
 
 
-def _shared(args: Arguments, context: Context) -> m.SharedExpert | None:
+def _shared(args: Arguments, context: Context) -> m.SharedExperts | None:
     gate = args.read("shared_gate", lambda e: flag(e, "shared_gate"), False)
     ffn = args.read("shared", lambda e: _shared_ffn(e, context), None)
     if ffn is None:
         if gate and args.sound("shared", "shared_gate"):
             args.bag.add(c.MISPLACED.at(args.span_of("shared_gate"), "there is no shared expert to gate"))
         return None
-    return m.SharedExpert(ffn, gate, args.span_of("shared").origin())
+    return m.SharedExperts(ffn, gate=gate, origin=args.span_of("shared").origin())
 
 
-def _shared_ffn(expr: s.Expr, context: Context) -> m.SwiGlu | None:
+def _shared_ffn(expr: s.Expr, context: Context) -> m.Ffn | None:
     if is_none(expr):
         return None
     count, ffn = _repeat(expr, "shared experts", limits.EXPERTS, context)
@@ -229,7 +233,7 @@ def _stage(expr: s.Expr, context: Context) -> m.RouterStage:
     if construct.name == "top":
         k = args.read("k", lambda e: whole(e, "k", limits.EXPERTS, scope=context.scope), 1)
         return m.Top(k, origin)
-    return m.Softmax(origin) if construct.name == "softmax" else m.Renormalize(origin)
+    return m.Softmax(origin) if construct.name == "softmax" else m.Renormalize(origin=origin)
 
 
 def _balance(expr: s.Expr, context: Context) -> tuple[m.BalanceTerm, ...]:
@@ -254,7 +258,7 @@ def _term(expr: s.Expr, context: Context) -> m.BalanceTerm:
     if construct.name == "z_loss":
         return m.ZLoss(coefficient, expr.span.origin())
     per = args.read("per", _per, "model")
-    return m.AuxLoss(coefficient, "layer" if per == "layer" else "model", expr.span.origin())
+    return m.AuxLoss(coefficient, "layer" if per == "layer" else "model", origin=expr.span.origin())
 
 
 def _per(expr: s.Expr) -> str:

@@ -79,7 +79,7 @@ def head(expr: s.Expr, components: Components) -> m.Head:
     for call in calls:
         if isinstance(call.component, m.Moe):
             raise not_yet(call.call, "a mixture of experts in the output")
-    return m.Head(_expression(calls, expr.span), expr.span.origin())
+    return m.Head(_expression(calls, expr.span), origin=expr.span.origin())
 
 
 def _count(block: s.Block, scope: Scope) -> int:

@@ -1,7 +1,7 @@
 """The instruction set: the names a program may use, and what each means. Nothing else is ever executed.
 
 aten.<op>.<overload>   a torch operation, from the list below
-moec.<op>              an operation of `ops` or `machine_ops`
+moec.<op>              an operation of ours, of this folder
 int.<op>               arithmetic on numbers, such as row counts
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import collective_ops, ops  # noqa: F401  (what they register)
+from . import attention_ops, collective_ops, expert_ops, routing_ops, row_ops  # noqa: F401  (what they register)
 from .guards import GUARDED
 from .machine_ops import MACHINE_OPS
 from .registry import KERNELS

@@ -126,7 +126,7 @@ def test_mixed_dtypes_become_the_one_that_holds_all_values(published: Publish, t
     spec = import_checkpoint(checkpoint, tmp_path / "imported", find_model=models.read)
     reader = WeightsReader(tmp_path / "imported" / "weights")
     assert spec.checkpoint is not None
-    for name, tensor in spec.checkpoint.tensors:
+    for name, tensor in spec.checkpoint.plain.items():
         wanted = tensors[tensor].float().view(-1)
         assert torch.equal(reader.read(name, 0, wanted.numel()), wanted)
 

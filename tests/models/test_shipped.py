@@ -96,7 +96,7 @@ def test_tensors_and_config_are_those_transformers_saves(name: str, tmp_path: Pa
 
     shapes = {n: p.shape for region, p in model_parameters(spec.model) for n in p.names(region)}
     assert spec.checkpoint is not None
-    ours = {tensor: shapes[parameter] for parameter, tensor in spec.checkpoint.tensors}
+    ours = {tensor: shapes[parameter] for parameter, tensor in spec.checkpoint.plain.items()}
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         saved = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     assert ours == saved

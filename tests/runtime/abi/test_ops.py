@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from moec.runtime.abi import collective_ops, expert_kernels, ops, registry
+from moec.runtime.abi import (
+    attention_ops,
+    collective_ops,
+    expert_kernels,
+    expert_ops,
+    registry,
+    routing_ops,
+    row_ops,
+)
 
 from .routes import Route, random, routes
 
@@ -37,17 +45,17 @@ def test_grouping_is_a_stable_sort_by_expert(route: Route) -> None:
     flat = route.chosen.reshape(-1)
     order = flat.argsort(stable=True)
     assert order.tolist() == route.order.tolist()
-    assert ops.inverse_permutation(order).tolist() == route.inverse.tolist()
-    assert ops.histogram(flat, route.experts).tolist() == route.counts.tolist()
+    assert routing_ops.inverse_permutation(order).tolist() == route.inverse.tolist()
+    assert routing_ops.histogram(flat, route.experts).tolist() == route.counts.tolist()
 
 
 @LEAST
 @given(routes(), st.integers(1, 4))
 def test_dispatch_copies_a_tokens_row_to_each_of_its_experts(route: Route, width: int) -> None:
     x = random(len(route.chosen), width)
-    rows = ops.dispatch(x, route.order, route.inverse, route.chosen.shape[1])
+    rows = routing_ops.dispatch(x, route.order, route.inverse, route.chosen.shape[1])
     close(rows, route.dispatch(x))
-    back = ops.undispatch(rows, route.inverse, route.chosen.shape[1])
+    back = routing_ops.undispatch(rows, route.inverse, route.chosen.shape[1])
     close(back, x * route.chosen.shape[1])
 
 
@@ -56,7 +64,7 @@ def test_dispatch_copies_a_tokens_row_to_each_of_its_experts(route: Route, width
 def test_combine_is_the_weighted_sum_of_a_tokens_rows(route: Route, width: int) -> None:
     rows = random(route.chosen.numel(), width)
     weights = random(*route.chosen.shape, seed=1)
-    close(ops.combine(rows, weights, route.order, route.inverse), route.combine(rows, weights))
+    close(routing_ops.combine(rows, weights, route.order, route.inverse), route.combine(rows, weights))
 
 
 @LEAST
@@ -65,9 +73,9 @@ def test_gradients_of_dispatch_and_combine_are_those_of_loops(route: Route, widt
     k = route.chosen.shape[1]
     x, weights = random(len(route.chosen), width, grad=True), random(*route.chosen.shape, seed=1, grad=True)
     grad = random(len(route.chosen), width, seed=2)
-    rows = ops.dispatch(x, route.order, route.inverse, k)
+    rows = routing_ops.dispatch(x, route.order, route.inverse, k)
     found = torch.autograd.grad(
-        ops.combine(rows * rows, weights, route.order, route.inverse), (x, weights), grad
+        routing_ops.combine(rows * rows, weights, route.order, route.inverse), (x, weights), grad
     )
     plain = route.combine(route.dispatch(x).square(), weights)
     if len(route.chosen):
@@ -80,9 +88,9 @@ def test_gradients_of_dispatch_and_combine_are_those_of_loops(route: Route, widt
 def test_permute_rows_is_undone_by_its_inverse(order: list[int]) -> None:
     there = torch.tensor(order)
     x = random(6, 2)
-    moved = ops.permute_rows(x, there, ops.inverse_permutation(there))
+    moved = routing_ops.permute_rows(x, there, routing_ops.inverse_permutation(there))
     assert moved.tolist() == [x[i].tolist() for i in order]
-    assert torch.equal(ops.permute_rows(moved, ops.inverse_permutation(there), there), x)
+    assert torch.equal(routing_ops.permute_rows(moved, routing_ops.inverse_permutation(there), there), x)
 
 
 def plain_expert_mm(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
@@ -101,11 +109,15 @@ def test_expert_mm_with_empty_experts_no_rows_and_odd_widths(
     x, weight = random(rows, width).to(dtype), random(4, out, width, seed=1).to(dtype)
     grad, at = random(rows, out, seed=2).to(dtype), torch.tensor(counts)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    close(ops.expert_mm(x, weight, at), plain_expert_mm(x, weight, at), tolerance)
-    close(ops.expert_mm(grad, weight.transpose(1, 2), at), plain_expert_mm(grad, weight.mT, at), tolerance)
+    close(expert_ops.expert_mm(x, weight, at), plain_expert_mm(x, weight, at), tolerance)
+    close(
+        expert_ops.expert_mm(grad, weight.transpose(1, 2), at),
+        plain_expert_mm(grad, weight.mT, at),
+        tolerance,
+    )
     expert = torch.arange(4).repeat_interleave(at)
     expected = torch.stack([grad[expert == e].T @ x[expert == e] for e in range(4)])
-    close(ops.expert_mm_weight_grad(grad, x, at), expected, tolerance)
+    close(expert_ops.expert_mm_weight_grad(grad, x, at), expected, tolerance)
 
 
 @pytest.mark.parametrize("width", [4, 8, 20])
@@ -116,9 +128,9 @@ def test_both_kernels_of_expert_mm_agree(width: int, monkeypatch: pytest.MonkeyP
         random(5, 12, seed=2).float(),
     )
     assert expert_kernels._grouped_accepts(x, 12, width)
-    grouped = ops.expert_mm(x, weight, COUNTS), ops.expert_mm_weight_grad(grad, x, COUNTS)
+    grouped = expert_ops.expert_mm(x, weight, COUNTS), expert_ops.expert_mm_weight_grad(grad, x, COUNTS)
     monkeypatch.setattr(expert_kernels, "_grouped_accepts", lambda *_: False)
-    looped = ops.expert_mm(x, weight, COUNTS), ops.expert_mm_weight_grad(grad, x, COUNTS)
+    looped = expert_ops.expert_mm(x, weight, COUNTS), expert_ops.expert_mm_weight_grad(grad, x, COUNTS)
     for one, other in zip(grouped, looped, strict=True):
         close(one, other, 1e-6)
 
@@ -126,14 +138,14 @@ def test_both_kernels_of_expert_mm_agree(width: int, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4, 6), (0, 5), (1, 1)], ids=str)
 def test_rms_norm(shape: tuple[int, ...]) -> None:
     x, weight = random(*shape), random(shape[-1], seed=1)
-    out, rstd = ops.rms_norm(x, weight, 1e-3)
+    out, rstd = row_ops.rms_norm(x, weight, 1e-3)
     rms = (x.square().mean(-1, keepdim=True) + 1e-3).sqrt()
     close(out, x / rms * weight)
     close(rstd, 1 / rms)
 
 
 def test_rms_norm_of_zeros_is_zero() -> None:
-    assert ops.rms_norm(torch.zeros(2, 4), torch.ones(4), 1e-6)[0].tolist() == [[0.0] * 4] * 2
+    assert row_ops.rms_norm(torch.zeros(2, 4), torch.ones(4), 1e-6)[0].tolist() == [[0.0] * 4] * 2
 
 
 @pytest.mark.parametrize(("length", "half"), [(1, 1), (7, 3), (5, 8)])
@@ -143,8 +155,8 @@ def test_rope_turns_pairs_as_complex_numbers(length: int, half: int) -> None:
     angle = torch.arange(length, dtype=torch.float64)[:, None] * speed
     turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)[:, None]
     expected = torch.cat([turned.real, turned.imag], -1)
-    close(ops.rope(x, theta, False), expected)
-    close(ops.rope(expected, theta, True), x)
+    close(row_ops.rope(x, theta, False), expected)
+    close(row_ops.rope(expected, theta, True), x)
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
@@ -167,7 +179,7 @@ def test_attention_is_softmax_over_the_keys_seen(heads: int, kv_heads: int, dim:
         random(2, 7, kv_heads, dim, seed=2),
     )
     inputs = [t.requires_grad_() for t in (q, k, v)]
-    out, lse = ops.attention(q, k, v, 0.3, window)
+    out, lse = attention_ops.attention(q, k, v, 0.3, window)
     plain, plain_lse = plain_attention(q, k, v, 0.3, window)
     close(out, plain, 1e-10)
     close(lse, plain_lse, 1e-10)
@@ -179,7 +191,7 @@ def test_attention_is_softmax_over_the_keys_seen(heads: int, kv_heads: int, dim:
 
 def test_attention_of_a_single_token_is_its_value() -> None:
     v = random(3, 1, 2, 4, seed=2)
-    close(ops.attention(random(3, 1, 2, 4), random(3, 1, 2, 4, seed=1), v, 1.0, 0)[0], v)
+    close(attention_ops.attention(random(3, 1, 2, 4), random(3, 1, 2, 4, seed=1), v, 1.0, 0)[0], v)
 
 
 # --- gradients by finite differences ---
@@ -191,16 +203,18 @@ def gradients() -> list[Any]:
     sorted_rows, experts = random(5, 3, grad=True), random(4, 2, 3, seed=1, grad=True)
     heads, few = random(1, 4, 4, 2, grad=True), random(1, 4, 2, 2, seed=1, grad=True)
     return [
-        pytest.param(lambda t: ops.dispatch(t, order, inverse, 2), (x,), id="dispatch"),
-        pytest.param(lambda r, w: ops.combine(r, w, order, inverse), (rows, weights), id="combine"),
-        pytest.param(lambda r: ops.permute_rows(r, order, inverse), (rows,), id="permute_rows"),
-        pytest.param(lambda r, w: ops.expert_mm(r, w, COUNTS), (sorted_rows, experts), id="expert_mm"),
+        pytest.param(lambda t: routing_ops.dispatch(t, order, inverse, 2), (x,), id="dispatch"),
+        pytest.param(lambda r, w: routing_ops.combine(r, w, order, inverse), (rows, weights), id="combine"),
+        pytest.param(lambda r: routing_ops.permute_rows(r, order, inverse), (rows,), id="permute_rows"),
+        pytest.param(lambda r, w: expert_ops.expert_mm(r, w, COUNTS), (sorted_rows, experts), id="expert_mm"),
         pytest.param(
-            lambda t, w: ops.rms_norm(t, w, 1e-2)[0], (x, random(3, seed=4, grad=True)), id="rms_norm"
+            lambda t, w: row_ops.rms_norm(t, w, 1e-2)[0], (x, random(3, seed=4, grad=True)), id="rms_norm"
         ),
-        pytest.param(lambda t: ops.rope(t, 10.0, False), (heads,), id="rope"),
-        pytest.param(lambda q, k: ops.attention(q, k, k, 0.5, 0)[0], (heads, few), id="attention"),
-        pytest.param(lambda q, k: ops.attention(q, k, k, 0.5, 2)[0], (heads, few), id="attention-window"),
+        pytest.param(lambda t: row_ops.rope(t, 10.0, False), (heads,), id="rope"),
+        pytest.param(lambda q, k: attention_ops.attention(q, k, k, 0.5, 0)[0], (heads, few), id="attention"),
+        pytest.param(
+            lambda q, k: attention_ops.attention(q, k, k, 0.5, 2)[0], (heads, few), id="attention-window"
+        ),
     ]
 
 
@@ -217,7 +231,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     order, inverse, chosen = ROUTE.order, ROUTE.inverse, ROUTE.chosen.reshape(-1)
     none, nothing = torch.tensor([], dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
     q, kv = random(2, 5, 4, 2), random(2, 5, 2, 2)
-    out, lse = ops.attention(q, kv, kv, 0.5, 3)
+    out, lse = attention_ops.attention(q, kv, kv, 0.5, 3)
     attended = random(2, 5, 4, 2, grad=True), random(2, 5, 2, 2, grad=True), random(2, 5, 2, 2, grad=True)
     norm, empty = random(3, grad=True), random(0, 3)
     return {

@@ -59,7 +59,7 @@ def export_checkpoint(source: Path, to: Path, *, part_bytes: int = PART_BYTES) -
 def _names(spec: Spec) -> dict[str, str]:
     """The published name of every tensor -> moec's."""
     assert spec.checkpoint is not None, "checkpoint_config would have raised"
-    return {tensor: name for name, tensor in spec.checkpoint.tensors}
+    return {tensor: name for name, tensor in spec.checkpoint.plain.items()}
 
 
 def _parts(spec: Spec, names: Mapping[str, str], dtype: torch.dtype, part_bytes: int) -> list[_Part]:

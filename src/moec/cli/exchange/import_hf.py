@@ -61,7 +61,7 @@ def _spec(config: Mapping[str, object], spec: str | None, find_model: FindModel)
 
 def _open(hf_dir: Path, checkpoint: Checkpoint) -> HuggingFaceReader:
     try:
-        return HuggingFaceReader(hf_dir, dict(checkpoint.tensors), checkpoint.ignored)
+        return HuggingFaceReader(hf_dir, checkpoint.plain, checkpoint.ignored)
     except IntegrityError as error:
         fused = _fused_tensor(hf_dir)
         if fused is None:

@@ -1,0 +1,34 @@
+"""The operations of a reference graph: what a model is made of, at the level of its paper.
+
+Plain functions on tensors, so that a reference graph runs as it is, on one device, with no collective. They
+are traced away when a region is differentiated; what remains are the operations of `moec.runtime.abi`.
+"""
+
+from __future__ import annotations
+
+from .attention import attention as attention
+from .attention import clip as clip
+from .attention import merge_heads as merge_heads
+from .attention import rope as rope
+from .attention import split_heads as split_heads
+from .experts import combine as combine
+from .experts import dispatch as dispatch
+from .experts import expert_mm as expert_mm
+from .experts import group_by_expert as group_by_expert
+from .experts import sigmoid_gate as sigmoid_gate
+from .experts import silu_gate as silu_gate
+from .router import renormalize as renormalize
+from .router import softmax as softmax
+from .router import top as top
+from .rows import add as add
+from .rows import embed as embed
+from .rows import linear as linear
+from .rows import rms_norm as rms_norm
+from .statistics import accumulate as accumulate
+from .statistics import balance_loss as balance_loss
+from .statistics import cross_entropy as cross_entropy
+from .statistics import expert_load as expert_load
+from .statistics import per_token as per_token
+from .statistics import probability_sum as probability_sum
+from .statistics import square_logsumexp_sum as square_logsumexp_sum
+from .statistics import weighted_sum as weighted_sum

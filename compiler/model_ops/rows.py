@@ -1,0 +1,32 @@
+"""Rows by themselves: embedding, norms, linears, sums.
+
+Legend: B sequences, S tokens of a sequence, T = B * S tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from moec.runtime.abi import row_ops
+
+
+def embed(tokens: Tensor, table: Tensor) -> Tensor:
+    """(B, S) int64, (V, D) -> (T, D)."""
+    return F.embedding(tokens.reshape(-1), table)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """(..., D), (D,) -> (..., D)."""
+    out: Tensor = row_ops.rms_norm(x, weight, eps)[0]
+    return out
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(T, in), (out, in), (out,) -> (T, out)."""
+    return F.linear(x, weight, bias)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """A residual branch."""
+    return x + y

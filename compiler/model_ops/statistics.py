@@ -1,0 +1,80 @@
+"""Statistics of the router over real tokens, and the losses.
+
+Legend: B sequences, S tokens of a sequence, T = B * S tokens, E experts, K choices, V words. "Real" tokens
+are those of
+the first `sequences` sequences; the rest is padding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moec.runtime.abi import routing_ops
+
+
+def expert_load(chosen: Tensor, sequences: Tensor, sequence: int, experts: int) -> Tensor:
+    """(T, K) -> (E,) int64: how many of the choices of real tokens fell on each expert."""
+    real = _real(chosen.shape[0], sequences, sequence).unsqueeze(1)
+    counts: Tensor = routing_ops.histogram(torch.where(real, chosen, experts).reshape(-1), experts + 1)
+    return counts[:experts]
+
+
+def probability_sum(probabilities: Tensor, sequences: Tensor, sequence: int) -> Tensor:
+    """(T, E) -> (E,): the sum of router probabilities over real tokens."""
+    real = _real(probabilities.shape[0], sequences, sequence)
+    return (probabilities * real.unsqueeze(1)).sum(0)
+
+
+def square_logsumexp_sum(logits: Tensor, sequences: Tensor, sequence: int) -> Tensor:
+    """(T, E) -> (): the sum over real tokens of logsumexp(logits)^2."""
+    real = _real(logits.shape[0], sequences, sequence)
+    return (logits.logsumexp(-1).square() * real).sum()
+
+
+def accumulate(total: Tensor, x: Tensor) -> Tensor:
+    """total + x: a statistic carried from layer to layer."""
+    return total + x
+
+
+def balance_loss(
+    choices: Tensor, probabilities: Tensor, layers: int, micro_tokens: Tensor, batch_tokens: Tensor
+) -> Tensor:
+    """E * sum_e f_e p_e (Fedus et al., 2021, eq. 4).
+
+    Given as this rank's summand of the mean over the batch's micro-batches.
+
+    `choices` (E,) int64: choices of each expert by all tokens of the global micro-batch, over `layers`
+    layers. `probabilities` (E,): sums over this rank's tokens only, so the summands of all ranks add up to
+    the loss. `micro_tokens`, `batch_tokens` (): real tokens of the global micro-batch and of the global
+    batch.
+    """
+    f = choices.to(probabilities.dtype) / (layers * micro_tokens).clamp(min=1)
+    p = probabilities / (layers * batch_tokens)
+    return (f * p).sum() * choices.shape[0]
+
+
+def per_token(total: Tensor, tokens: Tensor) -> Tensor:
+    """total / tokens."""
+    return total / tokens
+
+
+def weighted_sum(terms: list[Tensor], coefficients: list[float]) -> Tensor:
+    """sum_i coefficients[i] * terms[i]: the training objective."""
+    total = terms[0] * coefficients[0]
+    for term, coefficient in zip(terms[1:], coefficients[1:], strict=True):
+        total = total + term * coefficient
+    return total
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, loss_tokens: Tensor) -> Tensor:
+    """(T, V), (B, S) int64 -> (): this rank's sum over loss-bearing tokens, over the batch's number of them.
+
+    Targets of -100 bear no loss.
+    """
+    return F.cross_entropy(logits, targets.reshape(-1), ignore_index=-100, reduction="sum") / loss_tokens
+
+
+def _real(tokens: int, sequences: Tensor, sequence: int) -> Tensor:
+    return torch.arange(tokens, device=sequences.device) < sequences * sequence

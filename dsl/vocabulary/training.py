@@ -1,0 +1,111 @@
+"""The blocks of a file and their settings; optimizers, schedules; small words of a model."""
+
+from __future__ import annotations
+
+from .construct import Construct, Param
+
+WORDS = (
+    Construct(
+        "adamw",
+        "optimizer",
+        (
+            Param("lr", "positive number", "3e-4"),
+            Param("betas", "two numbers in [0, 1)", "(0.9, 0.95)"),
+            Param("eps", "positive number", "1e-8"),
+            Param("weight_decay", "number, at least 0", "0.1"),
+        ),
+        meaning="decoupled weight decay, on matrices only. Loshchilov and Hutter, 2019.",
+    ),
+    *(Construct(name, "optimizer", supported=False) for name in ("sgd", "muon", "adafactor", "lion")),
+    Construct(
+        "cosine",
+        "schedule",
+        (Param("warmup", "steps", "0"), Param("floor", "number in [0, 1]", "0")),
+        meaning="lr times a line from 0 to 1 over warmup, then half a cosine down to floor",
+    ),
+    Construct(
+        "constant",
+        "schedule",
+        (Param("warmup", "steps", "0"),),
+        meaning="lr times a line from 0 to 1 over warmup, then 1",
+    ),
+    *(Construct(name, "schedule", supported=False) for name in ("linear_decay", "wsd", "inverse_sqrt")),
+    Construct(
+        "normal", "init", (Param("std", "positive number", "0.02"),), meaning="matrices from N(0, std^2)"
+    ),
+    Construct(
+        "every",
+        "pattern",
+        (Param("n", "count"), Param("offset", "layer", "n - 1", derived=True)),
+        positional=True,
+        meaning="layers offset, offset + n, offset + 2 n, ...",
+    ),
+    Construct(
+        "linear",
+        "function",
+        (
+            Param("x", "value"),
+            Param("tied", "true or false", "false"),
+            Param("bias", "true or false", "false"),
+        ),
+        positional=True,
+        meaning="in `logits = linear(norm(x))`: the output projection, a matrix (vocab, width) named "
+        "`logits`, or with "
+        "`tied` that of the embedding",
+        users="tied: cohere2_moe, ernie4_5_moe; bias: phimoe",
+    ),
+    Construct(
+        "embed",
+        "function",
+        (Param("tokens", "tokens"),),
+        positional=True,
+        meaning="in `x = embed(tokens)`: rows of the embedding, a matrix (vocab, width)",
+    ),
+    Construct(
+        "sqrt",
+        "function",
+        (Param("x", "number"),),
+        positional=True,
+        meaning="the square root of a number, where a number is expected",
+    ),
+)
+
+MODEL = (
+    Param("vocab", "count"),
+    Param("width", "count"),
+    Param("context", "count of tokens"),
+    Param("init", "normal(std: S)", "normal(std: 0.02)"),
+)
+_DTYPES = "fp32"
+BLOCKS: dict[str, tuple[Param, ...]] = {
+    "parallel": (
+        Param("expert", "degree or rest", "1"),
+        Param("shard", "degree or rest", "1"),
+        Param("replicate", "degree or rest", "1"),
+        Param("expert_shard", "degree or rest", "rest", takes_none=False),
+        *(
+            Param(name, "degree", supported=False)
+            for name in ("tensor", "pipeline", "sequence", "expert_tensor")
+        ),
+    ),
+    "precision": tuple(Param(name, _DTYPES, "fp32") for name in ("compute", "params", "reduce", "router")),
+    "memory": (
+        Param("recompute", "none or full", "none", takes_none=True),
+        Param("imbalance", "number", supported=False),
+        Param("device", "bytes", supported=False),
+        Param("offload", "none or optimizer", supported=False),
+    ),
+    "train": (
+        Param("sequence", "count of tokens", "context, at most 4096", derived=True),
+        Param("batch", "count of tokens, or of sequences", "8 sequences"),
+        Param("steps", "count", "1000, unless epochs is given", derived=True),
+        Param("epochs", "count or none", "none", takes_none=True),
+        Param("micro_batches", "count", "1"),
+        Param("optimizer", "adamw(...)", "adamw()"),
+        Param("schedule", "cosine(...) or constant(...)", "cosine()"),
+        Param("clip", "positive number or none", "1.0", takes_none=True),
+        Param("seed", "whole number", "0"),
+    ),
+}
+DEFAULT_SEQUENCE = 4096
+DEFAULT_STEPS = 1000
