@@ -50,6 +50,7 @@ class Parameter:
     experts: int | None = None
     active: int | None = None  # of `experts`, how many one token uses
     trained: bool = True  # False: it has no gradient; what changes it, if anything, is not the optimizer
+    tied: bool = False  # the head uses it, too, as its output projection
 
     @property
     def decays(self) -> bool:
@@ -73,8 +74,9 @@ class Parameter:
 
 def embed_parameters(model: ModelSpec) -> tuple[Parameter, ...]:
     """The embedding table (vocab, width), and the norm after it if there is one."""
-    norm = () if model.embed.norm is None else _expression(model.embed.norm, model.width)
-    return (Parameter("embed", (model.vocab, model.width), "normal", model.origin), *norm)
+    at = model.embed.origin if model.embed.origin.line else model.origin
+    table = Parameter("embed", (model.vocab, model.width), "normal", at, tied=model.head.tied)
+    return (table, *(() if model.embed.norm is None else _expression(model.embed.norm, model.width)))
 
 
 def head_parameters(model: ModelSpec) -> tuple[Parameter, ...]:

@@ -48,6 +48,7 @@ from .model import ModelSpec as ModelSpec
 from .model import Scaled as Scaled
 from .model import Sum as Sum
 from .model import Var as Var
+from .model import calls as calls
 from .origin import NOWHERE as NOWHERE
 from .origin import Origin as Origin
 from .routing import AuxLoss as AuxLoss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .components import Ffn, Gqa, LayerNorm, Mla, RmsNorm
@@ -49,6 +50,19 @@ class Scaled:
 Expression = Var | Call | Sum | Scaled
 
 
+def calls(expression: Expression) -> Iterator[Call]:
+    """All calls of an expression, inner ones first: the order in which they are computed."""
+    match expression:
+        case Call(argument=argument):
+            yield from calls(argument)
+            yield expression
+        case Sum(terms):
+            for term in terms:
+                yield from calls(term)
+        case Scaled(value=value):
+            yield from calls(value)
+
+
 @dataclass(frozen=True)
 class Equation:
     """`target += value` (a residual branch) or `target = value`."""
@@ -65,6 +79,11 @@ class Layer:
 
     equations: tuple[Equation, ...]
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
+
+    def calls(self) -> Iterator[Call]:
+        """All calls of its equations, in the order in which they are computed."""
+        for equation in self.equations:
+            yield from calls(equation.value)
 
 
 @dataclass(frozen=True)
