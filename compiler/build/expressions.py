@@ -1,12 +1,27 @@
-"""Expressions of a layer -> nodes of its reference graph."""
+"""Expressions and equations of a layer -> nodes of its reference graph."""
 
 from __future__ import annotations
+
+from functools import reduce
 
 from torch import fx
 
 from moec.compiler import model_ops
 from moec.compiler.errors import CompileError
-from moec.dsl.spec import Call, Expression, Ffn, Gqa, Moe, RmsNorm, Var
+from moec.dsl.spec import (
+    Call,
+    Equation,
+    Expression,
+    Ffn,
+    Gqa,
+    LayerNorm,
+    Mla,
+    Moe,
+    RmsNorm,
+    Scaled,
+    Sum,
+    Var,
+)
 
 from .attention import build_gqa
 from .feed_forward import build_swiglu
@@ -14,13 +29,26 @@ from .moe import build_moe
 from .scope import LayerScope
 
 
+def assign(equation: Equation, scope: LayerScope) -> None:
+    """Carry out `target = value` or `target += value`."""
+    result = evaluate(equation.value, scope)
+    if equation.add:
+        result = scope.call(model_ops.add, scope.get(equation.target), result, at=equation.origin)
+    scope.set(equation.target, result)
+
+
 def evaluate(expression: Expression, scope: LayerScope) -> fx.Node:
     """The node that holds an expression's value, (T, D)."""
-    if isinstance(expression, Var):
-        return scope.chain[expression.name]
-    if not isinstance(expression, Call):
-        raise CompileError("not supported yet: sums and products in an equation", expression.origin)
-    return _apply(expression, evaluate(expression.argument, scope), scope)
+    match expression:
+        case Var(name):
+            return scope.get(name)
+        case Scaled(factor, value):
+            return scope.call(model_ops.scaled, evaluate(value, scope), factor, at=expression.origin)
+        case Sum(terms):
+            values = [evaluate(term, scope) for term in terms]
+            return reduce(lambda x, y: scope.call(model_ops.add, x, y, at=expression.origin), values)
+        case Call(argument=argument):
+            return _apply(expression, evaluate(argument, scope), scope)
 
 
 def _apply(call: Call, x: fx.Node, scope: LayerScope) -> fx.Node:
@@ -33,4 +61,5 @@ def _apply(call: Call, x: fx.Node, scope: LayerScope) -> fx.Node:
             return build_swiglu(scope, x, call.path, ffn.origin)
         case Moe() as moe:
             return build_moe(scope, x, call.path, moe)
-    raise CompileError("not supported yet", call.origin)
+        case Mla() | LayerNorm():
+            raise CompileError("not supported yet", call.origin)

@@ -32,3 +32,5 @@ from .statistics import per_token as per_token
 from .statistics import probability_sum as probability_sum
 from .statistics import square_logsumexp_sum as square_logsumexp_sum
 from .statistics import weighted_sum as weighted_sum
+from .stream import scaled as scaled
+from .stream import softcap as softcap

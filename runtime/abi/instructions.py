@@ -30,7 +30,8 @@ ATEN = (
     "repeat_interleave.Tensor", "scalar_tensor.default", "scatter.src", "sigmoid.default",
     "sigmoid_backward.default", "silu.default", "silu_backward.default", "slice.Tensor", "sort.stable",
     "sqrt.default", "stack.default", "sub.Tensor", "sum.default", "sum.dim_IntList", "t.default",
-    "topk.default", "transpose.int", "unsqueeze.default", "view.default", "where.self", "zeros.default",
+    "tanh.default", "tanh_backward.default", "topk.default", "transpose.int", "unsqueeze.default", "view.default",
+    "where.self", "zeros.default",
 )  # fmt: skip
 
 _INT: dict[str, Callable[..., Any]] = {
