@@ -13,7 +13,7 @@ BAD_CHARACTER = Kind(
     "MOE0101",
     "unexpected character",
     "A text is made of names, numbers, strings in double quotes, comments after `#`, and the "
-    "operators = += + | . .. : , => ( ) [ ] { }. Any other character is an error outside of a comment "
+    "operators = += + * / | . .. : , => ( ) [ ] { }. Any other character is an error outside of a comment "
     "or a string.",
 )
 OPEN_STRING = Kind(
@@ -206,6 +206,31 @@ BAD_HEAD = Kind(
     "The output is written `logits = linear(...)`, where the argument is `x` or components applied to it.",
 )
 
+BAD_EMBED = Kind(
+    "MOE0607",
+    "not an embedding",
+    "What the layers start from is written `x = embed(tokens)`, normed as `x = norm(embed(tokens))` and "
+    "with a factor in front: `x = 12 * embed(tokens)` or `x = sqrt(width) * embed(tokens)`.",
+)
+BAD_PRODUCT = Kind(
+    "MOE0608",
+    "product of values",
+    "In an equation a value is multiplied or divided by numbers: `0.22 * f(x)`, `f(x) / 8`. Two values "
+    "can only be added.",
+)
+BAD_LOCAL = Kind(
+    "MOE0609",
+    "local name",
+    "A name that is assigned in a layer, as in `h = norm(x)`, holds a value of that layer: it is assigned "
+    "once, before it is used, it is used, and it is no other name of the model.",
+)
+VARIES = Kind(
+    "MOE0610",
+    "another in every layer",
+    "A binding with `match layer` in it has a value only inside of `layers N { ... }`. Bind what is used "
+    "outside to a name of its own.",
+)
+
 # --- 07 where it runs ---
 TWO_RESTS = Kind(
     "MOE0701",
@@ -242,7 +267,10 @@ BAD_RULE = Kind(
     "not a rule of a weight map",
     'A rule is `parameter = "tensor"`. Left, `layers[i]` and `expert[e]` stand for every layer and '
     "expert and `{q,k,v}` for alternatives; right, `{i}` and `{e}` stand for their numbers and `{}` "
-    "for the alternative.",
+    "for the alternative. Forms around the name say how the tensor is made of parameters: "
+    "`concat(R)` and `interleave(R)` of the alternatives, `stack(e, R)` and `concat(e, R)` of the "
+    "experts, `stack(R)` with a new first dim of 1, `transpose(R)`. Every index and every set of "
+    'alternatives is used once: `expert[e].{gate,up} = stack(e, concat("h.{i}.gate_up"))`.',
 )
 UNMAPPED = Kind(
     "MOE0902",
@@ -270,6 +298,19 @@ MAPPED_AND_IGNORED = Kind(
     "MOE0906",
     "tensor mapped and ignored",
     "A tensor that belongs to a parameter is also listed under `ignore`.",
+)
+BAD_FORM = Kind(
+    "MOE0907",
+    "parameters do not fit into a tensor",
+    "`stack` and `interleave` take elements of one shape, `concat` elements that differ in their "
+    "first dim only, and `transpose` swaps the last two dims of elements that have as many: "
+    '`attention.{q,q_norm} = stack("h.{i}.q")` can never be.',
+)
+INCOMPLETE_TENSOR = Kind(
+    "MOE0908",
+    "part of a tensor is missing",
+    "A rule makes one tensor of several parameters, and the model has some of them but not all: "
+    'with `{gate,up} = concat("mlp.gate_up.weight")` a network without a gate has no such tensor.',
 )
 
 # --- 10 config.json ---

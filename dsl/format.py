@@ -175,7 +175,8 @@ def _flat_setting(setting: s.Setting) -> str:
 
 # --- expressions ---
 
-_LOOSE = (s.Pipe, s.Sum, s.Repeat)  # need parentheses inside `N of ...`
+_LOOSE = (s.Pipe, s.Sum, s.Product, s.Repeat)  # need parentheses inside `N of ...`
+_LOOSER = (s.Pipe, s.Sum, s.Product)  # need them inside a product
 
 
 def _flat(expr: s.Expr) -> str:
@@ -200,6 +201,8 @@ def _flat(expr: s.Expr) -> str:
             return " | ".join(_flat_inner(stage, (s.Pipe,)) for stage in stages)
         case s.Sum(terms=terms):
             return " + ".join(_flat_inner(term, (s.Pipe, s.Sum)) for term in terms)
+        case s.Product():
+            return _product(expr)
         case s.Match(subject=subject, arms=arms):
             return (
                 f"match {subject} {{ {', '.join(f'{_flat(a.pattern)} => {_flat(a.value)}' for a in arms)} }}"
@@ -208,6 +211,12 @@ def _flat(expr: s.Expr) -> str:
 
 def _flat_inner(expr: s.Expr, grouped: tuple[type, ...]) -> str:
     return f"({_flat(expr)})" if isinstance(expr, grouped) else _flat(expr)
+
+
+def _product(product: s.Product) -> str:
+    first, *others = product.steps()
+    ending = "".join(f" {operator} {_flat_inner(factor, _LOOSER)}" for operator, factor in others)
+    return _flat_inner(first[1], _LOOSER) + ending
 
 
 def _number(number: s.Number) -> str:

@@ -12,6 +12,9 @@ BAD_CHARACTERS = 20  # runs of them reported before the rest of a text is given 
 ARGUMENTS = 64  # of a call
 NUMBER_LENGTH = 40  # characters of a literal
 NUMBER_EXPONENT = 300  # of ten, in absolute value
+NUMBER_BITS = 8192  # of the numerator and the denominator of a product
+NAMES_IN_NUMBERS = 16  # that follow from one another: `a = 2 * b`, `b = 2 * c`
+ROOT_OF = 10**30
 USED_FILES = 32  # files reached by `use`, all together
 OVERRIDES = 1_000
 DIAGNOSTICS = 200  # kept of one load
@@ -21,6 +24,8 @@ DIAGNOSTICS_SHOWN = 30  # of those, as text; the rest is counted
 LAYERS = 10_000
 EQUATIONS = 64  # of a layer
 MATCH_ARMS = 256
+ARMS = 1024  # of all matches of a model
+CHOICES = 200_000  # expressions checked for all choices of all matches
 LIST_ITEMS = 10_000
 EXPERTS = 65_536
 VOCAB = 1 << 24
@@ -39,5 +44,7 @@ MICRO_BATCHES = 65_536
 SEED = (1 << 63) - 1
 
 # --- the weight map ---
-TENSORS = 400_000  # spelled out one by one
+TENSORS = 400_000  # parameters, experts one by one
+MAP_RULES = 256  # that one statement stands for
+MAP_FORMS = 8  # around the name of a tensor
 NAMED_IN_MESSAGES = 3  # of the parameters or tensors at fault

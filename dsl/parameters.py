@@ -128,10 +128,11 @@ def _expression(expression: Expression, width: int) -> Iterator[Parameter]:
             yield from _expression(value, width)
         case Call(_, _, argument):
             yield from _expression(argument, width)
-            yield from _call(expression, width)
+            yield from call_parameters(expression, width)
 
 
-def _call(call: Call, width: int) -> Iterator[Parameter]:
+def call_parameters(call: Call, width: int) -> Iterator[Parameter]:
+    """The parameters of one call, without those of its argument."""
     match call.component:
         case RmsNorm() | LayerNorm() as norm:
             yield from _norm(call.path, norm, width, call.origin)

@@ -23,12 +23,12 @@ from moec.dsl.tokens import Token, tokenize
 
 _WORDS = {
     "NAME": "a name", "NUMBER": "a number", "STRING": "a string", "UNIT": "`tokens` or `sequences`",
-    "SEP": "a new line", "EQ": "`=`", "PLUSEQ": "`+=`", "PIPE": "`|`", "PLUS": "`+`", "ARROW": "`=>`",
-    "DOT": "`.`", "DOTDOT": "`..`", "COLON": "`:`", "COMMA": "`,`", "LPAR": "`(`", "RPAR": "`)`",
-    "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "USE": "`use`", "OF": "`of`",
-    "ELSE": "`else`", "MATCH": "`match`", "$END": "the end",
+    "SEP": "a new line", "EQ": "`=`", "PLUSEQ": "`+=`", "PIPE": "`|`", "PLUS": "`+`", "STAR": "`*`",
+    "SLASH": "`/`", "ARROW": "`=>`", "DOT": "`.`", "DOTDOT": "`..`", "COLON": "`:`", "COMMA": "`,`",
+    "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`",
+    "USE": "`use`", "OF": "`of`", "ELSE": "`else`", "MATCH": "`match`", "$END": "the end",
 }  # fmt: skip
-_GOING_ON = frozenset(("PLUS", "DOTDOT", "OF", "PIPE", "DOT", "LPAR", "ELSE"))
+_GOING_ON = frozenset(("PLUS", "STAR", "SLASH", "DOTDOT", "OF", "PIPE", "DOT", "LPAR", "ELSE"))
 _VALUE = frozenset(("NAME", "NUMBER", "STRING", "LPAR", "LSQB", "MATCH"))
 
 
@@ -292,6 +292,11 @@ class _Builder(Transformer_NonRecursive[lark.Token, Any]):
     def sum_of(self, children: Children) -> s.Expr:
         terms = _nodes(children)
         return terms[0] if len(terms) == 1 else s.Sum(terms, self._span(children))
+
+    def product(self, children: Children) -> s.Expr:
+        factors = _nodes(children)
+        operators = tuple(str(token) for token in children if isinstance(token, lark.Token))
+        return s.Product(factors, operators, self._span(children)) if operators else factors[0]
 
     def repeat(self, children: Children) -> s.Expr:
         count, of, body = children

@@ -142,6 +142,19 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class Product:
+    """`a * b / c`, from left to right: `operators[i]` is the `*` or `/` before `factors[i + 1]`."""
+
+    factors: tuple[Expr, ...]
+    operators: tuple[str, ...]
+    span: Span = field(compare=False, repr=False)
+
+    def steps(self) -> tuple[tuple[str, Expr], ...]:
+        """Each factor with the operator before it; `*` before the first."""
+        return tuple(zip(("*", *self.operators), self.factors, strict=True))
+
+
+@dataclass(frozen=True)
 class Arm:
     """`pattern => value` of a match."""
 
@@ -161,7 +174,7 @@ class Match:
     tail: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
-Expr = Number | String | Ref | Invoke | ListOf | TupleOf | Range | Repeat | Pipe | Sum | Match
+Expr = Number | String | Ref | Invoke | ListOf | TupleOf | Range | Repeat | Pipe | Sum | Product | Match
 
 
 # --- statements ---
@@ -313,6 +326,8 @@ def describe(expr: Expr) -> str:
             return "a pipeline"
         case Sum():
             return "a sum"
+        case Product():
+            return "a product"
 
 
 def _short(text: str) -> str:

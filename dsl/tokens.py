@@ -15,29 +15,29 @@ from moec.dsl.source import SourceText, Span
 
 KEYWORDS = {"use": "USE", "match": "MATCH", "of": "OF", "else": "ELSE"}
 UNIT_WORDS = ("tokens", "sequences")
-_OPERATORS = {
-    "=>": "ARROW", "+=": "PLUSEQ", "..": "DOTDOT", "=": "EQ", "+": "PLUS", "|": "PIPE", ".": "DOT",
-    ":": "COLON", ",": "COMMA", "(": "LPAR", ")": "RPAR", "[": "LSQB", "]": "RSQB", "{": "LBRACE",
-    "}": "RBRACE",
+OPERATORS = {
+    "=>": "ARROW", "+=": "PLUSEQ", "..": "DOTDOT", "=": "EQ", "+": "PLUS", "*": "STAR", "/": "SLASH",
+    "|": "PIPE", ".": "DOT", ":": "COLON", ",": "COMMA", "(": "LPAR", ")": "RPAR", "[": "LSQB", "]": "RSQB",
+    "{": "LBRACE", "}": "RBRACE",
 }  # fmt: skip
 _CLOSER = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 
 # Between these and the next line, or before these on a new line, an expression goes on.
-_GOES_ON_AFTER = frozenset(("PIPE", "PLUS", "ARROW", "DOT", "DOTDOT", "OF", "ELSE", "MATCH"))
-_GOES_ON_BEFORE = frozenset(("PIPE", "PLUS", "ARROW", "DOTDOT", "OF", "ELSE", "DOT"))
+_GOES_ON_AFTER = frozenset(("PIPE", "PLUS", "STAR", "SLASH", "ARROW", "DOT", "DOTDOT", "OF", "ELSE", "MATCH"))
+_GOES_ON_BEFORE = frozenset(("PIPE", "PLUS", "STAR", "SLASH", "ARROW", "DOTDOT", "OF", "ELSE", "DOT"))
 
-_NUMBER = r"-?[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?"
-_SUFFIX = r"(?:[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z]+)?)?"
+NUMBER = r"-?[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?"
+SUFFIX = r"(?:[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z]+)?)?"
 _TOKEN = re.compile(
     rf"""(?P<newline>\n)
       | (?P<space>[ \t\r]+)
       | (?P<comment>\#[^\n]*)
-      | (?P<number>{_NUMBER}{_SUFFIX})
+      | (?P<number>{NUMBER}{SUFFIX})
       | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
       | (?P<string>"[^"\n]*")
       | (?P<open_string>"[^"\n]*)
-      | (?P<operator>=>|\+=|\.\.|[=+|.:,(){{}}\[\]])
-      | (?P<bad>[^\s\#"A-Za-z0-9_=+|.:,(){{}}\[\]]+|.)
+      | (?P<operator>=>|\+=|\.\.|[=+*/|.:,(){{}}\[\]])
+      | (?P<bad>[^\s\#"A-Za-z0-9_=+*/|.:,(){{}}\[\]]+|.)
     """,
     re.VERBOSE,
 )
@@ -109,7 +109,7 @@ def _scan(source: SourceText, bag: DiagnosticBag, start: int) -> Iterator[Token]
             case "name":
                 yield Token(KEYWORDS.get(text, "NAME"), text, span)
             case "operator":
-                yield Token(_OPERATORS[text], text, span)
+                yield Token(OPERATORS[text], text, span)
             case _:
                 yield Token(group.upper(), text, span)
 

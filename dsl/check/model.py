@@ -9,14 +9,20 @@ from moec.dsl import limits, parameters
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
 from moec.dsl.check.arguments import bind, callee
-from moec.dsl.check.components import Context, component
-from moec.dsl.check.layers import Components, head, layers
-from moec.dsl.check.values import Scope, real, whole, whole_list, wrong_type
+from moec.dsl.check.bindings import Checker, Components, bindings, scope_of
+from moec.dsl.check.components import Context
+from moec.dsl.check.ends import embed, head
+from moec.dsl.check.expressions import STREAM
+from moec.dsl.check.layers import layer_count, layers
+from moec.dsl.check.matching import Matcher
+from moec.dsl.check.values import Scope, real, whole, wrong_type
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.quantities import group
+from moec.dsl.trees import walk
 from moec.dsl.vocabulary import MODEL, RESERVED
 
 _SETTINGS = tuple(param.name for param in MODEL)
+_ENDS = frozenset((STREAM, "logits"))  # equations before and after the layers
 DEFAULT_INIT_STD = 0.02
 _FALLBACK = m.Head(m.Var("x"))
 
@@ -25,17 +31,19 @@ def check_model(block: s.Block, bag: DiagnosticBag) -> m.ModelSpec:
     """The model a block describes. What is wrong goes to the bag; the result is then not to be used."""
     parts = _sort(block, bag)
     sizes = {name: bag.attempt(_size, parts, name) for name in _SETTINGS[:3]}
-    scope = _scope(parts, bag)
-    context = Context(sizes["width"], scope, parts.bindings, bag)
-    components = Components(_components(parts, context), frozenset(scope.values), bag)
+    width = sizes["width"] or 1
+    checker = _checker(parts, sizes["width"], bag)
+    components = checker.components()
+    embedding = bag.attempt(_embed, parts, components, checker.context.scope) or m.Embed()
     model = m.ModelSpec(
         name=_name(block, bag),
         vocab=sizes["vocab"] or 1,
-        width=sizes["width"] or 1,
+        width=width,
         context=sizes["context"] or limits.CONTEXT,
-        layers=_layers(parts, components, scope),
-        head=bag.attempt(_head, parts, components) or _FALLBACK,
-        init_std=bag.attempt(_init_std, parts, context) or DEFAULT_INIT_STD,
+        layers=_layers(parts, components, checker, width),
+        head=bag.attempt(_head, parts, components, checker.context.scope, embedding, width) or _FALLBACK,
+        embed=embedding,
+        init_std=bag.attempt(_init_std, parts, checker.context) or DEFAULT_INIT_STD,
         origin=block.kind.span.origin(),
     )
     if not len(bag):
@@ -48,7 +56,7 @@ class _Parts:
     """The statements of a model block by their role."""
 
     block: s.Block
-    settings: dict[str, s.Setting]  # vocab, width, context, init, logits
+    settings: dict[str, s.Setting]  # vocab, width, context, init, x, logits
     bindings: dict[str, s.Expr]
     layers: s.Block | None
 
@@ -67,7 +75,7 @@ def _sort(block: s.Block, bag: DiagnosticBag) -> _Parts:
             continue
         if name in settings or name in bindings:
             bag.add(c.DUPLICATE.at(statement.targets[0].span, f"`{name}` is given twice"))
-        elif name in _SETTINGS or name == "logits":
+        elif name in _SETTINGS or name in _ENDS:
             settings[name] = statement
         else:
             bindings[name] = statement.value
@@ -90,7 +98,7 @@ def _setting_name(statement: s.Setting) -> str:
         raise Mistake(c.MISPLACED.at(statement.span, "a statement of a model is `name = value`"))
     if target.simple is None:
         raise Mistake(c.MISPLACED.at(target.span, "expected a bare name"))
-    if target.simple in RESERVED - {"logits"}:
+    if target.simple in RESERVED - _ENDS:
         raise Mistake(
             c.RESERVED.at(target.span, f"`{target.simple}` has a fixed meaning and cannot be bound")
         )
@@ -112,45 +120,49 @@ def _size(parts: _Parts, name: str) -> int:
     return whole(parts.settings[name].value, name, limit, prefix_of_tokens=name == "context")
 
 
-def _scope(parts: _Parts, bag: DiagnosticBag) -> Scope:
-    """Integer and list bindings, checked, and the sizes of the model."""
-    values: dict[str, s.Expr] = {}
-    for name, value in parts.bindings.items():
-        match value:
-            case s.Number():
-                bag.attempt(whole, value, name, limits.FFN_WIDTH, 0)
-            case s.ListOf():
-                bag.attempt(whole_list, value, name, 0, limits.FFN_WIDTH, limits.LIST_ITEMS)
-            case _:
-                continue
-        values[name] = value
+def _checker(parts: _Parts, width: int | None, bag: DiagnosticBag) -> Checker:
+    bound = bindings(parts.bindings)
     sizes = {name: parts.settings[name].value for name in _SETTINGS[:3] if name in parts.settings}
-    return Scope(values | {name: size for name, size in sizes.items() if isinstance(size, s.Number)})
+    scope = scope_of(bound, {name: size for name, size in sizes.items() if isinstance(size, s.Number)}, bag)
+    sound = parts.layers is not None and bag.attempt(_check_arms, parts.block)
+    count = bag.attempt(layer_count, parts.layers, scope) if parts.layers is not None and sound else None
+    matcher = None if count is None else Matcher(count, scope)
+    return Checker(bound, Context(width, scope, parts.bindings, bag), matcher)
 
 
-def _components(parts: _Parts, context: Context) -> dict[str, m.Component | None]:
-    """Every binding that is no number: its component, or None after its fault has been reported."""
-    made: dict[str, m.Component | None] = {}
-    for name, value in parts.bindings.items():
-        if not isinstance(value, s.Number | s.ListOf):
-            made[name] = context.bag.attempt(component, value, context)
-    return made
+def _check_arms(block: s.Block) -> bool:
+    """True: the arms of all matches together are limited, as each looks at all layers."""
+    arms = 0
+    exprs = [x.value for x in block.settings()]
+    exprs += [x.value for inner in block.body if isinstance(inner, s.Block) for x in inner.settings()]
+    for match in (one for expr in exprs for one in walk(expr) if isinstance(one, s.Match)):
+        arms += len(match.arms)
+        if arms > limits.ARMS:
+            label = f"the matches of a model have at most {limits.ARMS} arms together"
+            raise Mistake(c.TOO_LARGE.at(match.span, label))
+    return True
 
 
-def _layers(parts: _Parts, components: Components, scope: Scope) -> tuple[m.Layer, ...]:
+def _embed(parts: _Parts, components: Components, scope: Scope) -> m.Embed:
+    if STREAM not in parts.settings:
+        return m.Embed()
+    return embed(parts.settings[STREAM].value, components, scope)
+
+
+def _layers(parts: _Parts, components: Components, checker: Checker, width: int) -> tuple[m.Layer, ...]:
     if parts.layers is None:
         label = "the model lacks `layers N { ... }`"
         components.bag.add(c.MISSING_SETTING.at(parts.block.kind.span, label))
         return ()
-    return components.bag.attempt(layers, parts.layers, components, scope) or ()
+    return components.bag.attempt(layers, parts.layers, components, checker, width) or ()
 
 
-def _head(parts: _Parts, components: Components) -> m.Head:
+def _head(parts: _Parts, components: Components, scope: Scope, embedding: m.Embed, width: int) -> m.Head:
     if "logits" not in parts.settings:
         raise Mistake(
             c.MISSING_SETTING.at(parts.block.kind.span, "the model lacks `logits = linear(norm(x))`")
         )
-    return head(parts.settings["logits"].value, components)
+    return head(parts.settings["logits"].value, components, scope, embedding, width)
 
 
 def _init_std(parts: _Parts, context: Context) -> float:

@@ -6,26 +6,54 @@ Every function raises `Mistake` with the place and what was expected.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
+from math import isqrt, sqrt
 
 from moec.dsl import catalogue as c
+from moec.dsl import limits
 from moec.dsl import syntax as s
-from moec.dsl.diagnostics import Mistake, nearest
+from moec.dsl.diagnostics import Diagnostic, Mistake, nearest
 from moec.dsl.quantities import BadNumber, Quantity, format_number, group, parse_quantity
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What a name can stand for among values: integer and list bindings, and sizes of the model."""
+    """What a name can stand for among values: numbers, lists, patterns, and sizes of the model.
+
+    `varying`: names of values that a `match layer` gives, where no layer is at hand.
+    """
 
     values: Mapping[str, s.Expr]
+    varying: frozenset[str] = frozenset()
+    _known: dict[str, Quantity] = field(default_factory=dict, compare=False, repr=False)
 
     def resolve(self, expr: s.Expr) -> s.Expr:
-        """The number or list a name is bound to; any other expression as it is."""
-        if isinstance(expr, s.Ref) and expr.text in self.values:
-            return self.values[expr.text]
+        """What a name is bound to, through names of names; any other expression as it is."""
+        for _ in range(limits.NAMES_IN_NUMBERS):
+            if not isinstance(expr, s.Ref) or expr.text not in self.values:
+                break
+            expr = self.values[expr.text]
         return expr
+
+    def number(self, ref: s.Ref, expected: str, left: int) -> Quantity:
+        """The number a bound name stands for, which may follow from others, `left` names deep."""
+        name = ref.text
+        if name not in self._known:
+            if not left:
+                label = f"numbers are named after one another at most {limits.NAMES_IN_NUMBERS} deep"
+                raise Mistake(c.TOO_DEEP.at(ref.span, label))
+            value = self.values[name]
+            if not is_number(value) and not isinstance(value, s.Ref):
+                raise wrong_type(ref, expected)
+            self._known[name] = quantity(value, self, expected, left - 1)
+        return self._known[name]
+
+
+def is_number(expr: s.Expr) -> bool:
+    """Whether an expression has the form of a number: a literal, a root, or a product or quotient."""
+    return isinstance(expr, s.Number | s.Product) or (isinstance(expr, s.Invoke) and expr.name == "sqrt")
 
 
 EMPTY = Scope({})
@@ -41,29 +69,65 @@ def not_yet(expr: s.Expr | s.Setting | s.Argument, what: str, *notes: str) -> Mi
     return Mistake(c.NOT_YET.at(expr.span, f"{what} is not supported yet", *notes))
 
 
-def quantity(expr: s.Expr, scope: Scope, expected: str) -> Quantity:
-    """A number with its unit; a malformed one has been reported by the parser."""
-    value = scope.resolve(expr)
-    if (
-        isinstance(value, s.Ref)
-        and len(value.names) == 1
-        and value.text not in ("none", "true", "false", "rest")
-    ):
-        advice = nearest(value.text, list(scope.values)) if scope.values else ""
-        raise Mistake(
-            c.UNKNOWN_NAME.at(expr.span, f"expected {expected}; `{value.text}` is not bound", advice=advice)
-        )
-    if not isinstance(value, s.Number):
-        raise wrong_type(expr, expected)
+def quantity(expr: s.Expr, scope: Scope, expected: str, left: int = limits.NAMES_IN_NUMBERS) -> Quantity:
+    """A number with its unit: a literal, a name, a root, a product. Computed numbers have no unit."""
+    match expr:
+        case s.Number(text=text):
+            return _literal(expr, text)
+        case s.Product():
+            return Quantity(_product(expr, scope, left), "", "")
+        case s.Invoke() if expr.name == "sqrt":
+            return Quantity(_root(expr, scope, left), "", "")
+        case s.Ref() if expr.text in scope.values:
+            return scope.number(expr, expected, left)
+        case s.Ref(names=(name,)) if name not in ("none", "true", "false", "rest"):
+            raise Mistake(_unbound(expr, name, scope, expected))
+    raise wrong_type(expr, expected)
+
+
+def _literal(expr: s.Number, text: str) -> Quantity:
     try:
-        return parse_quantity(value.text)
-    except BadNumber as error:
-        raise Mistake(c.BAD_NUMBER.at(value.span, str(error))) from None
+        return parse_quantity(text)
+    except BadNumber as error:  # the parser has reported it
+        raise Mistake(c.BAD_NUMBER.at(expr.span, str(error))) from None
 
 
-def plain(expr: s.Expr, scope: Scope, expected: str) -> Fraction:
+def _unbound(expr: s.Expr, name: str, scope: Scope, expected: str) -> Diagnostic:
+    if name in scope.varying:
+        label = f"expected {expected}; `{name}` is another in every layer"
+        return c.VARIES.at(expr.span, label)
+    advice = nearest(name, list(scope.values)) if scope.values else ""
+    return c.UNKNOWN_NAME.at(expr.span, f"expected {expected}; `{name}` is not bound", advice=advice)
+
+
+def _product(expr: s.Product, scope: Scope, left: int) -> Fraction:
+    result = Fraction(1)
+    for operator, factor in expr.steps():
+        number = plain(factor, scope, "a number", left)
+        if operator == "/" and not number:
+            raise Mistake(c.OUT_OF_RANGE.at(factor.span, "a number divided by 0"))
+        result = result * number if operator == "*" else result / number
+        if result.numerator.bit_length() + result.denominator.bit_length() > limits.NUMBER_BITS:
+            raise Mistake(c.TOO_LARGE.at(expr.span, "a product of more digits than can be held"))
+    return result
+
+
+def _root(call: s.Invoke, scope: Scope, left: int) -> Fraction:
+    """Exact where the root is a fraction, else the nearest float."""
+    if len(call.arguments) != 1 or call.arguments[0].name is not None:
+        raise Mistake(c.WRONG_TYPE.at(call.span, "expected `sqrt` of one number, such as `sqrt(width)`"))
+    number = plain(call.arguments[0].value, scope, "a number", left)
+    if not 0 <= number <= limits.ROOT_OF:
+        bounds = f"0 <= x <= {limits.ROOT_OF:.0e}"
+        raise Mistake(c.OUT_OF_RANGE.at(call.span, f"x = {short(number)} of sqrt(x) breaks {bounds}"))
+    top, bottom = isqrt(number.numerator), isqrt(number.denominator)
+    exact = Fraction(top, bottom)
+    return exact if exact * exact == number else Fraction(sqrt(number))
+
+
+def plain(expr: s.Expr, scope: Scope, expected: str, left: int = limits.NAMES_IN_NUMBERS) -> Fraction:
     """A number without unit."""
-    found = quantity(expr, scope, expected)
+    found = quantity(expr, scope, expected, left)
     value = scope.resolve(expr)
     if found.unit or (isinstance(value, s.Number) and value.word):
         raise Mistake(c.WRONG_UNIT.at(expr.span, f"expected {expected}, without a unit"))
@@ -140,5 +204,6 @@ def is_none(expr: s.Expr) -> bool:
 
 def short(number: Fraction) -> str:
     """A number for a message, however long it was written."""
-    text = format_number(number)
-    return text if len(text) <= 24 else f"{float(number):.6g}"
+    if abs(number) < 10**24 and len(text := format_number(number)) <= 24:
+        return text
+    return f"{Decimal(number.numerator) / Decimal(number.denominator):.6g}"
