@@ -30,7 +30,7 @@ def summary(spec: m.Spec) -> dict[str, object]:
         "batch_sequences": train.batch_sequences,
         "steps": train.steps,
         "epochs": train.epochs,
-        "tensors": len(spec.checkpoint.tensors) if spec.checkpoint else None,
+        "tensors": spec.checkpoint.tensor_count if spec.checkpoint else None,
     }
 
 
@@ -47,7 +47,9 @@ def summary_text(spec: m.Spec) -> str:
         f"  batch {batch}, {length}",
     ]
     if spec.checkpoint is not None:
-        lines.append(f"  weight map: {len(spec.checkpoint.tensors):,} tensors, one for every parameter")
+        plain = not any(group.forms for group in spec.checkpoint.groups)
+        words = "one for every parameter" if plain else "which hold every parameter once"
+        lines.append(f"  weight map: {spec.checkpoint.tensor_count:,} tensors, {words}")
     return "\n".join(lines) + "\n"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from moec.dsl import catalogue as c
 from moec.dsl import limits
 from moec.dsl import spec as m
@@ -11,7 +9,16 @@ from moec.dsl import syntax as s
 from moec.dsl.check.values import EMPTY, is_none, plain, wrong_type
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.paths import NoPath, read
-from moec.dsl.weightmap import Rule, index_rules, map_tensors, possible_shapes, read_rule, report_impossible
+from moec.dsl.weightmap import (
+    Rule,
+    index_rules,
+    map_tensors,
+    possible_shapes,
+    read_rule,
+    report_collisions,
+    report_ignored,
+    report_impossible,
+)
 
 
 def check_checkpoint(
@@ -34,28 +41,28 @@ def check_checkpoint(
     by_shape = index_rules(rules, bag)
     if model is None or len(bag):
         return None
-    tensors = _prove(model, file, by_shape, ignored, block, bag)
-    return m.Checkpoint(tensors, config, config_ignored, ignored, block.kind.span.origin())
+    groups = _prove(model, file, by_shape, ignored, block, bag)
+    if model.head.tied and "logits" in by_shape:  # published files hold it or not: it is the embedding
+        ignored = (*ignored, by_shape["logits"][0].tensor(()))
+    return m.Checkpoint(groups, config, config_ignored, ignored, block.kind.span.origin())
 
 
 def _prove(
     model: m.ModelSpec,
     file: s.File,
-    rules: dict[str, Rule],
+    rules: dict[str, tuple[Rule, int]],
     ignored: tuple[str, ...],
     block: s.Block,
     bag: DiagnosticBag,
-) -> tuple[m.FileTensor, ...]:
+) -> tuple[m.TensorGroup, ...]:
     written = file.block("model")
     assert written is not None
     report_impossible(rules, possible_shapes(written), bag)
-    tensors = bag.attempt(map_tensors, model, rules, block.kind.span, bag) or ()
-    patterns = [re.compile(re.escape(text).replace(r"\{\}", "[0-9]++")) for text in ignored]
-    clash = next((x for x in tensors if any(p.fullmatch(x.name) for p in patterns)), None)
-    if clash is not None:
-        place = next(x.value.span for x in block.settings() if x.targets[0].simple == "ignore")
-        bag.add(c.MAPPED_AND_IGNORED.at(place, f"`{clash.name}` belongs to `{clash.parameters[0]}`"))
-    return tensors
+    mapped = bag.attempt(map_tensors, model, rules, block.kind.span, bag) or ()
+    report_collisions(mapped, bag)
+    ignore = next((x.value.span for x in block.settings() if x.targets[0].simple == "ignore"), block.span)
+    report_ignored(mapped, ignored, ignore, bag)
+    return tuple(one.group for one in mapped)
 
 
 def _strings(expr: s.Expr) -> tuple[str, ...]:

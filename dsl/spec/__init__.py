@@ -17,6 +17,7 @@ from .checkpoint import ConfigEntry as ConfigEntry
 from .checkpoint import ConfigValue as ConfigValue
 from .checkpoint import FileTensor as FileTensor
 from .checkpoint import Form as Form
+from .checkpoint import TensorGroup as TensorGroup
 from .components import Activation as Activation
 from .components import Attend as Attend
 from .components import DynamicNtk as DynamicNtk

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
 from typing import Literal
 
 from .origin import NOWHERE, Origin
@@ -33,8 +36,7 @@ class Form:
     """One step of how a tensor of a file is made of parameters.
 
     stack: `count` elements on a new leading dim. concat: `count` elements after one another along dim 0.
-    interleave: the rows
-    of `count` elements in turns. transpose: the last two dims swapped.
+    interleave: the rows of `count` elements in turns. transpose: the last two dims swapped.
     """
 
     kind: Literal["stack", "concat", "interleave", "transpose"]
@@ -47,13 +49,53 @@ class FileTensor:
     first.
 
     `stack(e, transpose(concat(..)))` of {gate, up} with 8 experts: forms (stack 8, transpose, concat 2),
-    parameters gate of
-    expert 0, up of expert 0, gate of expert 1, ... A plain tensor has one parameter and no forms.
+    parameters gate of expert 0, up of expert 0, gate of expert 1, ... A plain tensor has one parameter and no
+    forms.
     """
 
     name: str
     parameters: tuple[str, ...]
     forms: tuple[Form, ...] = ()
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """Tensors that differ in the number of an expert only, or one tensor.
+
+    With `experts`, `{}` in `name` and `parameters` stands for that number: there is a tensor for every
+    expert, or, if the form at `over_experts` has an element for every expert, one of all. `parameters` are
+    then those of one expert.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    forms: tuple[Form, ...] = ()
+    experts: int | None = None
+    over_experts: int | None = None
+
+    def tensors(self) -> Iterator[FileTensor]:
+        """The tensors one by one."""
+        if self.experts is None:
+            yield FileTensor(self.name, self.parameters, self.forms)
+        elif self.over_experts is None:
+            for expert in range(self.experts):
+                yield FileTensor(_of(self.name, expert), self._of_expert(expert), self.forms)
+        else:
+            yield FileTensor(self.name, self._of_all_experts(self.over_experts), self.forms)
+
+    def _of_expert(self, expert: int) -> tuple[str, ...]:
+        return tuple(_of(parameter, expert) for parameter in self.parameters)
+
+    def _of_all_experts(self, place: int) -> tuple[str, ...]:
+        """The parameters in the order of the forms: those outside of the one over experts are slower."""
+        inner = prod(form.count for form in self.forms[place + 1 :])
+        blocks = [self.parameters[i : i + inner] for i in range(0, len(self.parameters), inner)]
+        experts = range(self.experts or 0)
+        return tuple(_of(name, expert) for block in blocks for expert in experts for name in block)
+
+
+def _of(name: str, expert: int) -> str:
+    return name.replace("{}", str(expert))
 
 
 @dataclass(frozen=True)
@@ -63,13 +105,23 @@ class Checkpoint:
     Every parameter of the model, all layers and experts spelled out, is in exactly one of `tensors`.
     """
 
-    tensors: tuple[FileTensor, ...]
+    groups: tuple[TensorGroup, ...]
     config: tuple[ConfigEntry, ...] = ()
     config_ignored: tuple[str, ...] = ()  # keys of a config.json that do not change what is computed
     ignored: tuple[
         str, ...
     ] = ()  # tensors of the published checkpoint that are not imported; `{}` matches a number
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
+
+    @cached_property
+    def tensors(self) -> tuple[FileTensor, ...]:
+        """All tensors, in the order of the model's parameters."""
+        return tuple(tensor for group in self.groups for tensor in group.tensors())
+
+    @property
+    def tensor_count(self) -> int:
+        """How many tensors there are, without spelling them out."""
+        return sum(1 if x.over_experts is not None else x.experts or 1 for x in self.groups)
 
     @property
     def plain(self) -> dict[str, str]:

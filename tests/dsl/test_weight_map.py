@@ -6,6 +6,7 @@ import pytest
 
 from dsl_texts import SMALL, codes, edited, errors, load
 from moec.dsl import catalogue as c
+from moec.dsl import spec as m
 
 MAP = """
 checkpoint huggingface {
@@ -34,7 +35,7 @@ def test_every_parameter_is_spelled_out_in_the_order_of_the_model() -> None:
                 (f"layers.{i}.experts.expert.{e}.{x}", f"{e}.of.layer.{i}.{x}.weight") for e in range(4)
             ]
     expected += [("norm", "norm.weight"), ("logits", "head.weight")]
-    assert list(found.tensors) == expected
+    assert list(found.tensors) == [m.FileTensor(tensor, (name,)) for name, tensor in expected]
 
 
 def test_alternatives_may_share_a_tensor_name_when_no_two_of_them_meet() -> None:
@@ -46,9 +47,9 @@ def test_alternatives_may_share_a_tensor_name_when_no_two_of_them_meet() -> None
     rules = edited(rules, "    norm ", '    layers[i].dense.{gate,up,down} = "h.{i}.{}"\n    norm ')
     found = load(text + rules).checkpoint
     assert found is not None
-    tensors = dict(found.tensors)
-    assert tensors["layers.0.dense.norm"] == "h.0.ffn_norm.weight"
-    assert tensors["layers.1.experts.norm"] == "h.1.ffn_norm.weight"
+    tensors = {tensor.parameters: tensor.name for tensor in found.tensors}
+    assert tensors["layers.0.dense.norm",] == "h.0.ffn_norm.weight"
+    assert tensors["layers.1.experts.norm",] == "h.1.ffn_norm.weight"
 
 
 HEAD = "    embed "  # a rule can be put before it
@@ -65,10 +66,11 @@ FAULTS = {
     "an expert of no mixture": (HEAD, f'layers[i].expert[e].up = "{{e}}.{{i}}"\n{HEAD}', c.NO_SUCH_PARAMETER),
     "an index twice": ("expert[e]", "expert[i]", c.BAD_RULE),
     "an unknown index": ("{e}.of", "{n}.of", c.BAD_RULE),
-    "two sets of alternatives": ("layers[i].experts.router", "layers[i].{experts,x}.{router,y}", c.BAD_RULE),
     "a sum": ('= "head.weight"', '= "head.weight" + "b"', c.BAD_RULE),
     "an added rule": ('logits                                     = "h', 'logits += "h', c.BAD_RULE),
-    "a fused tensor": ('"head.weight"', 'concat("a", "b")', c.NOT_YET),
+    "a concatenation of nothing": ('"head.weight"', 'concat("a")', c.BAD_RULE),
+    "an index that is none": ('"head.weight"', 'concat("a", "b")', c.BAD_RULE),
+    "an unknown form": ('"head.weight"', 'stak("a")', c.BAD_RULE),
 }  # fmt: skip
 
 

@@ -1,0 +1,94 @@
+"""No two tensors of a map have one name, and none that is mapped is ignored.
+
+Proved by the skeletons of names, numbers left out: names of different skeletons differ. Names are spelled out
+only where skeletons agree and the numbers might.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from moec.dsl import catalogue as c
+from moec.dsl.diagnostics import DiagnosticBag
+from moec.dsl.limits import NAMED_IN_MESSAGES
+from moec.dsl.source import Span
+
+from .groups import Mapped
+from .rules import NUMBER, Rule
+
+_NUMBERS = re.compile(r"(?:[0-9]|\{\})+")  # digits and places of digits
+
+
+def skeleton(name: str) -> str:
+    """A name with one `#` in the place of the numbers and `{}` that stand together."""
+    return _NUMBERS.sub(NUMBER, name)
+
+
+def report_collisions(mapped: Sequence[Mapped], bag: DiagnosticBag) -> None:
+    """Two tensors of one name are a mistake; a few are reported, one a rule."""
+    told: set[int] = set()
+    for rule, first, second, tensor in _collisions(mapped):
+        if id(rule) not in told and len(told) < NAMED_IN_MESSAGES:
+            told.add(id(rule))
+            bag.add(c.TENSOR_TWICE.at(rule.span, f"`{first}` and `{second}` are both `{tensor[:80]}`"))
+
+
+def _collisions(mapped: Sequence[Mapped]) -> Iterator[tuple[Rule, str, str, str]]:
+    alike: dict[str, list[Mapped]] = {}
+    for one in mapped:
+        alike.setdefault(skeleton(one.group.name), []).append(one)
+    for several in alike.values():
+        if len({_numbers(one) for one in several}) > 1 or any(_ambiguous(one) for one in several):
+            yield from _among(several, spelled_out=True)
+        else:
+            yield from _among(several, spelled_out=False)
+
+
+def _numbers(one: Mapped) -> tuple[bool, ...]:
+    """Of the places of numbers in a name, which ones an expert's number stands at."""
+    return tuple("{" in found for found in _NUMBERS.findall(one.group.name))
+
+
+def _ambiguous(one: Mapped) -> bool:
+    """Whether the name does not tell experts apart for sure: `{}` beside a digit, or none at all."""
+    group = one.group
+    if group.experts is None or group.over_experts is not None:
+        return False
+    found = [text for text in _NUMBERS.findall(group.name) if "{" in text]
+    return not found or any(text != "{}" for text in found)
+
+
+def _among(several: Iterable[Mapped], spelled_out: bool) -> Iterator[tuple[Rule, str, str, str]]:
+    """Among tensors of one skeleton; where all have their experts' numbers at the same places, their names
+    collide only if they are the same before the numbers are put in."""
+    owner: dict[str, str] = {}
+    for one in several:
+        for name, parameter in _names(one, spelled_out):
+            other = owner.setdefault(name, parameter)
+            if other != parameter:
+                yield one.rule, other, parameter, name.replace("{}", "0")
+
+
+def _names(one: Mapped, spelled_out: bool) -> Iterator[tuple[str, str]]:
+    """Names, and the first parameter of each."""
+    if spelled_out:
+        for tensor in one.group.tensors():
+            yield tensor.name, tensor.parameters[0]
+    else:
+        yield one.group.name, one.group.parameters[0].replace("{}", "0")
+
+
+def report_ignored(mapped: Sequence[Mapped], ignored: Sequence[str], place: Span, bag: DiagnosticBag) -> None:
+    """A tensor that is mapped and matches a pattern of `ignore` is a mistake."""
+    patterns: dict[str, list[re.Pattern[str]]] = {}
+    for text in ignored:
+        pattern = re.compile("[0-9]++".join(map(re.escape, text.split("{}"))))
+        patterns.setdefault(skeleton(text), []).append(pattern)
+    for one in mapped:
+        for pattern in patterns.get(skeleton(one.group.name), ()):
+            clash = next((x for x in one.group.tensors() if pattern.fullmatch(x.name)), None)
+            if clash is not None:
+                label = f"`{clash.name[:80]}` belongs to `{clash.parameters[0]}`"
+                bag.add(c.MAPPED_AND_IGNORED.at(place, label))
+                return
