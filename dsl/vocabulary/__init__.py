@@ -14,6 +14,8 @@ from .construct import Param as Param
 from .construct import Role as Role
 from .positions import PARTS, POSITIONS
 from .routing import BALANCE, STAGES
+from .routing import CHOOSERS as CHOOSERS
+from .routing import ROUTER_ORDER as ROUTER_ORDER
 from .training import BLOCKS as BLOCKS
 from .training import DEFAULT_SEQUENCE as DEFAULT_SEQUENCE
 from .training import DEFAULT_STEPS as DEFAULT_STEPS

@@ -148,6 +148,22 @@ STAGES = (
     ),
 )
 
+CHOOSERS = ("top", "sparsemixer", "hash", "round_robin")
+ROUTER_ORDER = (
+    ("jitter",),
+    ("scale", "softcap"),
+    ("softmax", "sigmoid", "sqrt_softplus"),
+    ("correction_bias", "sinkhorn"),
+    ("groups",),
+    CHOOSERS,
+    ("softmax", "sigmoid"),
+    ("renormalize",),
+    ("scale", "expert_scale"),
+    ("capacity",),
+)
+"""The stages of a router in the order they may be written; those of one group exclude each other, except
+factors and caps, which may be several."""
+
 BALANCE = (
     Construct(
         "aux_loss",
