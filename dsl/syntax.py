@@ -301,6 +301,11 @@ class File:
         return next((b for b in self.items if isinstance(b, Block) and b.kind.text == kind), None)
 
 
+def is_number(expr: Expr) -> bool:
+    """Whether an expression has the form of a number: a literal, a root, or a product or quotient."""
+    return isinstance(expr, Number | Product) or (isinstance(expr, Invoke) and expr.name == "sqrt")
+
+
 def describe(expr: Expr) -> str:
     """An expression in a few words, for messages."""
     match expr:

@@ -15,7 +15,7 @@ from moec.dsl import spec as m
 from moec.dsl import syntax as s
 from moec.dsl.check.components import Context, component
 from moec.dsl.check.matching import Matcher, check_pattern, is_pattern
-from moec.dsl.check.values import Scope, is_number, plain
+from moec.dsl.check.values import Scope, plain
 from moec.dsl.check.variants import Variants, Work, has_match, variants
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.quantities import group
@@ -35,7 +35,7 @@ def _is_value(expr: s.Expr, exprs: Mapping[str, s.Expr]) -> bool:
             expr = exprs[expr.text]
         else:
             return False
-    return is_number(expr) or is_pattern(expr) or isinstance(expr, s.ListOf)
+    return s.is_number(expr) or is_pattern(expr) or isinstance(expr, s.ListOf)
 
 
 @dataclass(frozen=True)

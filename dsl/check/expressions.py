@@ -16,7 +16,7 @@ from moec.dsl import catalogue as c
 from moec.dsl import parameters
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
-from moec.dsl.check.values import Scope, is_number, plain
+from moec.dsl.check.values import Scope, plain
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.source import Span
 
@@ -46,7 +46,7 @@ class Reader:
         Raises Mistake or Reported.
         """
         match expr:
-            case s.Invoke() if not is_number(expr):
+            case s.Invoke() if not s.is_number(expr):
                 return self._call(expr, around)
             case s.Sum(terms=terms):
                 return m.Sum(tuple(self.value(term, around) for term in terms), expr.span.origin())
@@ -79,7 +79,7 @@ class Reader:
                 return all(map(self.is_number, factors))
             case s.Ref():
                 return expr.text in self.scope.values or expr.text in self.scope.varying
-        return is_number(expr)
+        return s.is_number(expr)
 
     def _product(self, expr: s.Product, around: str) -> m.Expression:
         value = split_product(expr, self.is_number)
@@ -131,7 +131,7 @@ class Reader:
         while True:
             if isinstance(expr, s.Product):
                 expr = split_product(expr, self.is_number) or expr.factors[0]
-            if not isinstance(expr, s.Invoke) or is_number(expr):
+            if not isinstance(expr, s.Invoke) or s.is_number(expr):
                 return ""
             if not isinstance(self._component(expr), m.RmsNorm | m.LayerNorm):
                 return expr.name
@@ -146,9 +146,9 @@ def as_float(number: s.Expr, scope: Scope) -> float:
     return float(found)
 
 
-def split_product(product: s.Product, is_number: Callable[[s.Expr], bool]) -> s.Expr | None:
+def split_product(product: s.Product, number: Callable[[s.Expr], bool]) -> s.Expr | None:
     """The one factor that is no number; None if all are numbers. Raises Mistake for other products."""
-    values = [(operator, one) for operator, one in product.steps() if not is_number(one)]
+    values = [(operator, one) for operator, one in product.steps() if not number(one)]
     if len(values) > 1:
         label = f"a second value in a product, beside {s.describe(values[0][1])}"
         raise Mistake(c.BAD_PRODUCT.at(values[1][1].span, label))

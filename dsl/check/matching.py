@@ -9,7 +9,7 @@ from moec.dsl import catalogue as c
 from moec.dsl import limits
 from moec.dsl import syntax as s
 from moec.dsl.check.arguments import bind, callee
-from moec.dsl.check.values import Scope, is_number, whole, whole_list
+from moec.dsl.check.values import Scope, whole, whole_list
 from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, Mistake, nearest
 
 Holds = range | frozenset[int]
@@ -62,9 +62,9 @@ def _layers(pattern: s.Expr, value: s.Expr, layers: int, scope: Scope) -> Holds:
             return frozenset(_listed(pattern, value, layers))
         case s.Range():
             return _range(value, layers, scope)
-        case s.Invoke(callee=s.Ref()) if not is_number(value):
+        case s.Invoke(callee=s.Ref()) if not s.is_number(value):
             return _every(value, layers, scope)
-        case _ if is_number(value):
+        case _ if s.is_number(value):
             layer = _one(pattern, layers, scope)
             return range(layer, layer + 1)
     label = (

@@ -45,15 +45,10 @@ class Scope:
                 label = f"numbers are named after one another at most {limits.NAMES_IN_NUMBERS} deep"
                 raise Mistake(c.TOO_DEEP.at(ref.span, label))
             value = self.values[name]
-            if not is_number(value) and not isinstance(value, s.Ref):
+            if not s.is_number(value) and not isinstance(value, s.Ref):
                 raise wrong_type(ref, expected)
             self._known[name] = quantity(value, self, expected, left - 1)
         return self._known[name]
-
-
-def is_number(expr: s.Expr) -> bool:
-    """Whether an expression has the form of a number: a literal, a root, or a product or quotient."""
-    return isinstance(expr, s.Number | s.Product) or (isinstance(expr, s.Invoke) and expr.name == "sqrt")
 
 
 EMPTY = Scope({})
