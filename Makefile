@@ -2,6 +2,7 @@
 # make test      set up everything, then lint, check types and run the tests, but for the slow ones
 # make test-all  the same with the slow tests
 # make bench     measure
+# make editors   write the grammar of the VS Code extension anew, from the tables of the language
 # make goldens   write the expected texts of the tests anew; read the diff before you commit it
 # make clean     remove environments and caches; runs/ stays
 #
@@ -20,7 +21,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help train test test-all bench goldens lint clean
+.PHONY: help train test test-all bench editors goldens lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -40,6 +41,9 @@ test-all: lint mpich
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/one_rank.py
+
+editors: $(VENV)/.run
+	$(BIN)/python -m moec.highlight.textmate editors/vscode/syntaxes/moe.tmLanguage.json
 
 goldens: $(VENV)/.dev
 	$(BIN)/pytest -m "not slow and not mpi" --update-goldens $(PYTEST_ARGS)

@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("compiler", "dsl", "models", "runtime")
 """What lies at the root and is imported as moec.<folder>."""
+OWN = ("cli", "highlight", "lsp")
+"""What lies below src/moec itself."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -61,7 +63,8 @@ def source() -> dict[str, Module]:
     """The modules of moec by name."""
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     modules = [_read(path, ROOT, "moec") for path in files]
-    files = [*(ROOT / "src/moec").glob("*.py"), *(ROOT / "src/moec/cli").rglob("*.py")]
+    files = [path for folder in OWN for path in (ROOT / "src/moec" / folder).rglob("*.py")]
+    files += (ROOT / "src/moec").glob("*.py")
     modules += [_read(path, ROOT / "src") for path in files]
     return {module.name: module for module in sorted(modules, key=lambda module: module.name)}
 

@@ -16,7 +16,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-from source_tree import FOLDERS, ROOT, Module, dotted_names, imports, parse, programs, source
+from source_tree import FOLDERS, OWN, ROOT, Module, dotted_names, imports, parse, programs, source
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
@@ -28,11 +28,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moec.runtime.abi": ("moec.runtime.abi", "torch"),
     "moec.runtime": ("moec.runtime", "torch", "mpi4py", "numpy", "tokenizers", "rich"),
     "moec.compiler": ("moec.compiler", "moec.dsl", "moec.runtime.abi", "moec.__version__", "torch"),
+    "moec.highlight": ("moec.highlight", "moec.dsl", "pygments"),
+    "moec.lsp": ("moec.lsp", "moec.dsl", "moec.models", "moec.__version__", "pygls", "lsprotocol"),
     "moec": ("moec", "torch", "numpy", "safetensors", "typer"),
 }
 ONLY_IN = {
     "lark": "moec.dsl.parse",
+    "lsprotocol": "moec.lsp.server",
     "mpi4py": "moec.runtime.transport.mpi",
+    "pygls": "moec.lsp.server",
+    "pygments": "moec.highlight.lexer",
     "rich": "moec.runtime.record.live",
     "tokenizers": "moec.runtime.data.tokenizer",
 }
@@ -205,20 +210,22 @@ def test_libraries_are_declared() -> None:
     jinja2 is for job scripts and reports, which are not there yet; an installation has it already.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = {re.split(r"[<>=\[ ]", dependency)[0] for dependency in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    dependencies = [*project["dependencies"], *extras["highlight"]]
+    declared = {re.split(r"[<>=\[ ]", dependency)[0] for dependency in dependencies}
     used = {i.target.split(".")[0] for module in source().values() for i in imports(module)}
     assert used - sys.stdlib_module_names - {"moec"} == declared - {"jinja2"}
 
 
 def test_no_path_of_a_machine() -> None:
     """What is in the repository works in any folder of any user."""
-    folders = (*FOLDERS, "tests", "benchmarks", "docs", "src/moec/cli", ".ci")
+    folders = (*FOLDERS, "tests", "benchmarks", "docs", "editors", *(f"src/moec/{own}" for own in OWN), ".ci")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     files += [*ROOT.glob("*.*"), ROOT / "Makefile", *(ROOT / "src/moec").glob("*.py")]
     texts = {
         path: path.read_text("utf-8", errors="replace")
         for path in files
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", "node_modules"} & set(path.parts)
     }
     assert [str(path) for path, text in texts.items() if MACHINE_PATH.search(text)] == []
 
@@ -226,7 +233,7 @@ def test_no_path_of_a_machine() -> None:
 @pytest.mark.parametrize("name", ["moec.dsl", "moec.models", "moec.cli.main"])
 def test_light(name: str) -> None:
     """The language and the command line start without the heavy libraries."""
-    heavy = {"torch", "numpy", "mpi4py", "tokenizers"}
+    heavy = {"torch", "numpy", "mpi4py", "tokenizers", "pygls", "pygments"}
     program = f"import sys, {name}; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
@@ -249,6 +256,8 @@ def test_training_needs_torch_numpy_and_mpi4py_only() -> None:
         (wrong_imports, "moec.runtime.x", "def f():\n    import_module('moec.dsl')"),
         (wrong_imports, "moec.runtime.abi.x", "from moec.runtime import executor"),
         (wrong_imports, "moec.runtime.x", "from mpi4py import MPI"),
+        (wrong_imports, "moec.lsp.hover", "from pygls.lsp.server import LanguageServer"),
+        (wrong_imports, "moec.lsp.x", "from moec.runtime import executor"),
         (bare_imports, "tests.x", "from compiler.graph import Region"),
         (late_imports, "moec.dsl.x", "def f():\n    import json"),
         (pass_imports, "moec.compiler.passes.x", "from .place import place"),
