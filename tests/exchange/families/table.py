@@ -1,0 +1,8 @@
+"""The table of families: each plain, and in rows of their own what else its config can say."""
+
+from __future__ import annotations
+
+from . import corrected, softmax
+from .family import Family
+
+FAMILIES: dict[str, Family] = {**softmax.FAMILIES, **corrected.FAMILIES}
