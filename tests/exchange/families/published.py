@@ -19,7 +19,7 @@ from .table import FAMILIES
 class Published:
     """A checkpoint, and what its model makes of `ids` (B, S): logits (B, S, vocab), losses, gradients.
 
-    `gradients` is a checkpoint like the first, with gradients in the places of the weights. `aux_loss` is None
+    `gradients` is a checkpoint like the first, with gradients in the place of weights. `aux_loss` is None
     where transformers has none.
     """
 
