@@ -23,8 +23,8 @@ OPERATORS = {
 _CLOSER = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 
 # Between these and the next line, or before these on a new line, an expression goes on.
-_GOES_ON_AFTER = frozenset(("PIPE", "PLUS", "STAR", "SLASH", "ARROW", "DOT", "DOTDOT", "OF", "ELSE", "MATCH"))
-_GOES_ON_BEFORE = frozenset(("PIPE", "PLUS", "STAR", "SLASH", "ARROW", "DOTDOT", "OF", "ELSE", "DOT"))
+GOES_ON_AFTER = frozenset(("PIPE", "PLUS", "STAR", "SLASH", "ARROW", "DOT", "DOTDOT", "OF", "ELSE", "MATCH"))
+GOES_ON_BEFORE = frozenset(("PIPE", "PLUS", "STAR", "SLASH", "ARROW", "DOTDOT", "OF", "ELSE", "DOT"))
 
 NUMBER = r"-?[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?"
 SUFFIX = r"(?:[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z]+)?)?"
@@ -154,11 +154,11 @@ def _statement_token(token: Token, last: Token | None, raw: list[Token], index: 
 
 
 def _end_of_line(token: Token, last: Token | None, raw: list[Token], index: int) -> Token | None:
-    if last is None or last.kind in ("SEP", "LBRACE") or last.kind in _GOES_ON_AFTER:
+    if last is None or last.kind in ("SEP", "LBRACE") or last.kind in GOES_ON_AFTER:
         return None
     following = index + 1
     while following < len(raw) and raw[following].kind == "NEWLINE":
         following += 1
-    if following < len(raw) and raw[following].kind in (*_GOES_ON_BEFORE, "COMMA"):
+    if following < len(raw) and raw[following].kind in (*GOES_ON_BEFORE, "COMMA"):
         return None
     return Token("SEP", token.text, token.span)
