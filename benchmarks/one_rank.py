@@ -83,7 +83,7 @@ def moec_step(weights: dict[str, Tensor]) -> Callable[[Tensor, Tensor], float]:
 
     def step(tokens: Tensor, targets: Tensor) -> float:
         updates[0] += 1
-        batch = [tokens[None], targets[None], torch.tensor([tokens.shape[0]])]
+        batch = [tokens[None], targets[None], torch.tensor([tokens.shape[0]]), torch.tensor([0])]
         arguments = [*batch, LR, torch.tensor(float(updates[0])), *state.arguments()]
         with torch.no_grad():
             return float(executor.run("step", arguments)[0][0])

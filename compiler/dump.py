@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from moec.runtime.abi.buffers import Buffer
 from moec.runtime.abi.mesh import AXES
 
 from .graph import LAYOUT, VAL, Region, origin, parameter_path
@@ -31,22 +32,28 @@ def dump_region(region: Region) -> str:
 def dump_plan(plan: Plan) -> str:
     """Mesh and buffers: what every rank holds."""
     mesh = plan.mesh
-    degrees = ", ".join(f"{axis} {mesh.size(axis)}" for axis in AXES if axis not in ("data", "expert_owner"))
+    degrees = ", ".join(
+        f"{axis} {mesh.size(axis)}" for axis in AXES if axis not in ("data", "expert_owner", "rank")
+    )
     lines = [f"plan for {mesh.world} ranks: {degrees}; recompute {plan.recompute}"]
     for kind, buffers in plan.buffers.items():
         for buffer in buffers:
-            cut = f"{buffer.ranks} shards over {buffer.shard_axis}"
-            lines.append(
-                f"  {kind}/{buffer.name}: {buffer.numel:,} elements, {cut}, "
-                f"gradients {_reduction(plan, buffer)}"
-            )
+            whose = f", that of {buffer.owner}" if buffer.owner not in (None, kind) else ""
+            placement = _placement(plan, buffer)
+            lines.append(f"  {kind}/{buffer.name}{whose}: {buffer.numel:,} elements, {placement}")
             lines.extend(
                 f"    {s.path:<28} {list(s.stored_shape)!s:<22} at {s.offset:,}" for s in buffer.slots
             )
     return "\n".join(lines)
 
 
-def _reduction(plan: Plan, buffer: Any) -> str:
+def _placement(plan: Plan, buffer: Buffer) -> str:
+    if not buffer.trained:
+        return "whole on every rank, no gradients"
+    return f"{buffer.ranks} shards over {buffer.shard_axis}, gradients {_reduction(plan, buffer)}"
+
+
+def _reduction(plan: Plan, buffer: Buffer) -> str:
     parts = []
     if buffer.ranks > 1:
         parts.append(f"reduce-scattered over {buffer.shard_axis}")

@@ -82,9 +82,13 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     verify_buffers(plan.buffers, mesh)
     partitioned = {kind: partition(region, mesh) for kind, region in reference.kinds.items()}
     differentiated = {kind: differentiate(region, plan) for kind, region in partitioned.items()}
-    micro_batch = build_micro_batch(reference.chain, differentiated, reference.loads, reference.shape.dtype)
+    micro_batch = build_micro_batch(
+        reference.chain, differentiated, reference.loads, reference.shape.dtype, spec.train.seed
+    )
     verify_micro_batch(micro_batch)
-    step = build_step(micro_batch, plan.micro_batches, mesh, spec.train, options.update)
+    step = build_step(
+        micro_batch, plan.micro_batches, mesh, spec.train, reference.corrected(), options.update
+    )
     verify_step(step, mesh)
     programs = emit(differentiated, micro_batch, step)
     return Compiled(spec, options, reference, plan, partitioned, differentiated, micro_batch, step, programs)
@@ -147,7 +151,7 @@ def emit(
                 *region.saved,
                 *(f"grad {name}" for name in region.output_grads),
             ),
-            (*(f"grad {name}" for name in (*buffers, *region.input_grads)),),
+            tuple(f"grad {name}" for name in (*(b.name for b in region.trained), *region.input_grads)),
         )
     programs["micro_batch"] = to_program(
         "micro_batch", micro_batch.graph, micro_batch.input_labels, ("losses", "loads")

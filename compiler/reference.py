@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moec.dsl.parameters import Parameter
+from moec.dsl.parameters import Parameter, model_parameters
 from moec.dsl.spec import ModelSpec
+from moec.runtime.abi.counter_kernels import noise_key
 
 from .build.model import ReferenceModel, Shape, build
 from .graph import run
@@ -21,7 +22,7 @@ from .graph import run
 
 @dataclass(frozen=True)
 class Reference:
-    """Losses of a batch by name, choices of every expert by MoE, gradients of all parameters by full name."""
+    """Losses of a batch by name, choices of every expert by MoE, gradients of all trained parameters."""
 
     losses: dict[str, float]
     loads: dict[str, Tensor]
@@ -29,14 +30,24 @@ class Reference:
 
 
 def reference_step(
-    model: ModelSpec, weights: Mapping[str, Tensor], tokens: Tensor, targets: Tensor, micro_batches: int
+    model: ModelSpec,
+    weights: Mapping[str, Tensor],
+    tokens: Tensor,
+    targets: Tensor,
+    micro_batches: int,
+    seed: int = 0,
+    first: int = 0,
 ) -> Reference:
     """Losses and gradients of one batch, cut into `micro_batches`.
 
     `weights` are by full name, of one floating dtype, which is computed in. `tokens` and `targets` are
-    (sequences, sequence) int64; targets of -100 bear no loss.
+    (sequences, sequence) int64; targets of -100 bear no loss. What is random depends on `seed` and on the
+    position of the batch's first sequence in its run, `first`.
     """
-    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
+    trained = {name for region, p in model_parameters(model) if p.trained for name in p.names(region)}
+    leaves = {name: tensor.detach().clone() for name, tensor in weights.items()}
+    for name in trained:
+        leaves[name].requires_grad_()
     facts = {
         "batch_tokens": torch.tensor(tokens.numel()),
         "loss_tokens": (targets != -100).sum(),
@@ -44,8 +55,10 @@ def reference_step(
     size = -(-tokens.shape[0] // micro_batches)
     losses: dict[str, float] = {}
     loads: dict[str, Tensor] = {}
-    for part, wanted in zip(torch.split(tokens, size), torch.split(targets, size), strict=True):
-        values = _forward(model, leaves, part, wanted, facts)
+    parts = zip(torch.split(tokens, size), torch.split(targets, size), strict=True)
+    for index, (part, wanted) in enumerate(parts):
+        start = facts | {"first": torch.tensor(first + index * size)}
+        values = _forward(model, leaves, part, wanted, start, seed)
         torch.autograd.backward(values.pop("objective"))
         for name in ("loss", "aux_loss", "z_loss"):
             if name in values:
@@ -53,14 +66,19 @@ def reference_step(
         for name, load in values.items():
             if name.endswith(".load"):
                 loads[name] = loads[name] + load if name in loads else load
-    gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+    gradients = {name: leaf.grad for name, leaf in leaves.items() if name in trained}
     return Reference(
-        losses, loads, {name: gradients.get(name, torch.zeros_like(weights[name])) for name in leaves}
+        losses, loads, {n: torch.zeros_like(weights[n]) if g is None else g for n, g in gradients.items()}
     )
 
 
 def _forward(
-    model: ModelSpec, leaves: dict[str, Tensor], tokens: Tensor, targets: Tensor, facts: dict[str, Tensor]
+    model: ModelSpec,
+    leaves: dict[str, Tensor],
+    tokens: Tensor,
+    targets: Tensor,
+    facts: dict[str, Tensor],
+    seed: int,
 ) -> dict[str, Tensor]:
     dtype = next(iter(leaves.values())).dtype
     reference = build(model, Shape(tokens.shape[0], tokens.shape[1], dtype))
@@ -71,19 +89,20 @@ def _forward(
         "micro_tokens": torch.tensor(tokens.numel()),
         **facts,
     }
-    return run_chain(reference, leaves, values)
+    return run_chain(reference, leaves, values, seed)
 
 
 def run_chain(
-    reference: ReferenceModel, weights: Mapping[str, Tensor], values: dict[str, Tensor]
+    reference: ReferenceModel, weights: Mapping[str, Tensor], values: dict[str, Tensor], seed: int = 0
 ) -> dict[str, Tensor]:
-    """Run all regions in order.
+    """Run all regions in order; `seed` is that of what is random in training.
 
     Returns every value of the chain; loads are under `layers.<i>.<component>.load`.
     """
     values = dict(values)
     for instance, kind in reference.chain:
         region = reference.kinds[kind]
+        values["noise"] = torch.tensor(noise_key(seed, instance))
         prefix = instance if instance.startswith("layers.") else ""
         parameters = {p.path: _stored(p, prefix, weights) for p in region.parameters}
         results = run(region, parameters, {name: values[name] for name in region.inputs})

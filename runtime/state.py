@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from .abi.buffers import Buffer, Piece, pieces
+from .abi.buffers import Buffer, Piece, pieces, with_part
 from .abi.bundle import STATE_PARTS, Manifest
 from .abi.mesh import Mesh
 from .draw import normal
@@ -21,7 +21,10 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class TrainState:
-    """Shards (shard_numel,) by part (`STATE_PARTS`) and state name (`layers.3/matrices`), zero at first."""
+    """Shards (shard_numel,) by part (`STATE_PARTS`) and state name (`layers.3/matrices`), zero at first.
+
+    What is not trained has the first part only.
+    """
 
     def __init__(
         self, buffers: Mapping[str, Buffer], mesh: Mesh, rank: int, dtype: torch.dtype, device: torch.device
@@ -30,7 +33,7 @@ class TrainState:
         self.parts: dict[str, dict[str, Tensor]] = {
             part: {
                 name: torch.zeros(buffer.shard_numel, dtype=dtype, device=device)
-                for name, buffer in self.buffers.items()
+                for name, buffer in with_part(part, self.buffers).items()
             }
             for part in STATE_PARTS
         }

@@ -58,7 +58,7 @@ class Trainer:
     def _run(self, batch: Batch, lr: float, update: int) -> tuple[list[float], list[int], float, int]:
         device = self.job.transport.device
         arguments = [
-            *(t.to(device) for t in (batch.tokens, batch.targets, batch.sequences)),
+            *(t.to(device) for t in (batch.tokens, batch.targets, batch.sequences, batch.first)),
             lr,
             torch.tensor(float(update), device=device),
             *self.state.arguments(),

@@ -31,7 +31,8 @@ class DifferentiatedRegion:
     All names are of ports, in the order of the graphs' placeholders.
 
     forward:   buffers, inputs                                          -> outputs, saved
-    backward:  backward_buffers, backward_inputs, saved, output_grads   -> a gradient per buffer, input_grads
+    backward:  backward_buffers, backward_inputs, saved, output_grads   -> gradients of trained buffers,
+                                                                           input_grads
     """
 
     kind: str
@@ -47,6 +48,11 @@ class DifferentiatedRegion:
     input_grads: tuple[str, ...]
     origin: Origin
 
+    @property
+    def trained(self) -> tuple[Buffer, ...]:
+        """The buffers that have a gradient."""
+        return tuple(buffer for buffer in self.buffers if buffer.trained)
+
 
 def bind(cut: Split, buffers: tuple[Buffer, ...]) -> DifferentiatedRegion:
     """Bind the graphs of `cut`, in place, to the buffers of its region."""
@@ -58,7 +64,8 @@ def bind(cut: Split, buffers: tuple[Buffer, ...]) -> DifferentiatedRegion:
     paths = [region.parameters[joint.parameters.index(node)].path for node in cut.backward_parameters]
     backward_parameters = dict(zip(paths, _placeholders(cut.backward), strict=False))
     used = _bind_parameters(cut.backward, backward_parameters, buffers)
-    _pack_gradients(cut.backward, [p.path for p in region.parameters], buffers, region.origin)
+    trained = [p.path for p in region.parameters if p.trained]
+    _pack_gradients(cut.backward, trained, buffers, region.origin)
     return DifferentiatedRegion(
         kind=region.kind,
         buffers=buffers,
@@ -115,7 +122,7 @@ def _pack_gradients(graph: fx.Graph, paths: list[str], buffers: tuple[Buffer, ..
     assert isinstance(returned, tuple)
     by_path = dict(zip(paths, returned, strict=False))
     packed = []
-    for buffer in buffers:
+    for buffer in (buffer for buffer in buffers if buffer.trained):
         with graph.inserting_before(output):
             gradients = [by_path[slot.path] for slot in buffer.slots]
             packed.append(graph.call_function(machine_ops.pack, (gradients, buffer.numel)))

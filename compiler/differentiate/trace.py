@@ -24,7 +24,8 @@ class Joint:
     """Forward and backward in one graph.
 
     Its placeholders are parameters, inputs and output gradients, in the region's order; it returns outputs,
-    parameter gradients and input gradients. What it returns is read from the graph, which passes may edit.
+    gradients of the trained parameters, and input gradients. What it returns is read from the graph, which
+    passes may edit.
     """
 
     region: PartitionedRegion
@@ -39,16 +40,22 @@ class Joint:
         return self._returned()[: len(self.region.outputs)]
 
     @property
+    def trained(self) -> tuple[fx.Node, ...]:
+        """The parameters that have a gradient."""
+        pairs = zip(self.parameters, self.region.parameters, strict=True)
+        return tuple(node for node, parameter in pairs if parameter.trained)
+
+    @property
     def parameter_grads(self) -> tuple[fx.Node, ...]:
-        """Gradients of the parameters, in their order."""
+        """Their gradients, in their order."""
         first = len(self.region.outputs)
-        return self._returned()[first : first + len(self.parameters)]
+        return self._returned()[first : first + len(self.trained)]
 
     @property
     def input_grads(self) -> dict[str, fx.Node]:
         """Gradients of the differentiable inputs."""
         names = [name for name in self.region.inputs if name in self.region.differentiable]
-        grads = self._returned()[len(self.region.outputs) + len(self.parameters) :]
+        grads = self._returned()[len(self.region.outputs) + len(self.trained) :]
         return dict(zip(names, grads, strict=False))
 
     def _returned(self) -> tuple[fx.Node, ...]:
@@ -67,7 +74,8 @@ def trace_joint(region: PartitionedRegion) -> Joint:
         results = interpreter.run(*parameters, *values)
         by_name = dict(zip(region.outputs, results, strict=True))
         given = dict(zip(region.inputs, values, strict=True))
-        wrt = [*parameters, *(given[name] for name in inputs)]
+        trained = [t for t, p in zip(parameters, region.parameters, strict=True) if p.trained]
+        wrt = [*trained, *(given[name] for name in inputs)]
         found = torch.autograd.grad(
             [by_name[name] for name in outputs], wrt, grads, allow_unused=True, materialize_grads=True
         )
@@ -141,7 +149,10 @@ def _fresh_arguments(
 
     values = dict(zip(region.outputs, (value(n) for n in region.output_nodes()), strict=True))
     return (
-        [fresh(value(node), True) for node in region.parameter_nodes()],
+        [
+            fresh(value(node), parameter.trained)
+            for parameter, node in zip(region.parameters, region.parameter_nodes(), strict=True)
+        ],
         [
             fresh(value(node), name in region.differentiable)
             for name, node in zip(region.inputs, region.input_nodes(), strict=True)

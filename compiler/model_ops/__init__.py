@@ -11,6 +11,8 @@ from .attention import clip as clip
 from .attention import merge_heads as merge_heads
 from .attention import rope as rope
 from .attention import split_heads as split_heads
+from .counted import hash_experts as hash_experts
+from .counted import jitter as jitter
 from .experts import combine as combine
 from .experts import dispatch as dispatch
 from .experts import expert_mm as expert_mm

@@ -19,6 +19,8 @@ _PORTS: dict[str, Layout] = {
     "tokens": Batch(),
     "targets": Batch(),
     "sequences": Batch(),
+    "first": Batch(),
+    "noise": Whole(),
     "x": Batch(),
     "choices": Partial(DATA),
     "probabilities": Partial(DATA),

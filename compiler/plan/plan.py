@@ -27,6 +27,8 @@ Recompute = Literal["none", "full"]
 
 DENSE_AXES = ("shard", "replicate", "shard")
 EXPERT_AXES = ("expert_shard", "expert_replicate", "expert_owner")
+EVERYWHERE = ("rank", "data", "rank")
+"""Axes that cut a buffer, repeat it and own it."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,33 @@ def make_plan(reference: ReferenceModel, mesh: Mesh, spec: Spec) -> Plan:
 
 
 def place_parameters(parameters: tuple[Parameter, ...], mesh: Mesh) -> tuple[Buffer, ...]:
-    """Buffers of one region. Matrices and vectors are apart because weight decay tells them apart."""
-    groups: dict[tuple[bool, bool], list[Slot]] = {}
+    """Buffers of one region: parameters that are treated alike share one.
+
+    Matrices and vectors are apart because weight decay tells them apart. A tied matrix is alone, so that the
+    other region that uses it gathers nothing else. What is not trained is small, and whole on every rank.
+    """
+    groups: dict[_Group, list[Slot]] = {}
     for parameter in parameters:
-        key = (parameter.experts is not None, parameter.decays)
-        groups.setdefault(key, []).append(_slot(parameter, mesh))
-    return tuple(_buffer(experts, decay, slots, mesh) for (experts, decay), slots in groups.items())
+        group = _Group(parameter.experts is not None, parameter.decays, parameter.trained, parameter.tied)
+        groups.setdefault(group, []).append(_slot(parameter, mesh))
+    return tuple(_buffer(group, slots, mesh) for group, slots in groups.items())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What tells buffers of a region apart."""
+
+    experts: bool
+    decay: bool
+    trained: bool
+    tied: bool
+
+    @property
+    def name(self) -> str:
+        """What its buffer is called."""
+        if not self.trained:
+            return "untrained"
+        return "tied" if self.tied else ("expert_" * self.experts) + ("matrices" if self.decay else "vectors")
 
 
 def _slot(parameter: Parameter, mesh: Mesh) -> Slot:
@@ -59,7 +82,10 @@ def _slot(parameter: Parameter, mesh: Mesh) -> Slot:
     return Slot(parameter.path, parameter.shape, 0, parameter.init, parameter.experts, local)
 
 
-def _buffer(experts: bool, decay: bool, slots: list[Slot], mesh: Mesh) -> Buffer:
-    name = ("expert_" if experts else "") + ("matrices" if decay else "vectors")
-    axes = EXPERT_AXES if experts else DENSE_AXES
-    return lay_out(name, slots, mesh, decay, axes, "expert" if experts else None)
+def _buffer(group: _Group, slots: list[Slot], mesh: Mesh) -> Buffer:
+    if not group.trained:
+        return lay_out(group.name, slots, mesh, False, EVERYWHERE, None, trained=False)
+    axes = EXPERT_AXES if group.experts else DENSE_AXES
+    expert_axis = "expert" if group.experts else None
+    owner = "embed" if group.tied else None
+    return lay_out(group.name, slots, mesh, group.decay, axes, expert_axis, owner=owner)

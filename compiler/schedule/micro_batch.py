@@ -4,11 +4,13 @@
     for each region, last to first:  gather again, run backward, reduce its gradients into their shards
 
 A rank holds its shards and the buffers of the region that runs: nothing else of the model. Gradients are
-added to their shards in every micro-batch, so no unsharded gradient outlives its region.
+added to their shards in every micro-batch, so no unsharded gradient outlives its region. The shard of a
+buffer that two regions use gets both their gradients.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +18,12 @@ from torch import fx
 
 from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.runtime.abi import machine_ops
-from moec.runtime.abi.buffers import Buffer
+from moec.runtime.abi.buffers import Buffer, state_name, trained_only
+from moec.runtime.abi.counter_kernels import noise_key
 
 from .nodes import Nodes
 
-INPUTS = ("tokens", "targets", "sequences", "micro_tokens", "batch_tokens", "loss_tokens")
+INPUTS = ("tokens", "targets", "sequences", "first", "micro_tokens", "batch_tokens", "loss_tokens")
 """What a micro-batch is given, before the parameter and gradient shards."""
 
 
@@ -28,20 +31,22 @@ INPUTS = ("tokens", "targets", "sequences", "micro_tokens", "batch_tokens", "los
 class MicroBatch:
     """The graph and its ports: `INPUTS`, then parameter shards, then gradient shards -> losses, loads.
 
-    `buffers`: state name -> buffer, in the order of both groups of shards. `losses` names the elements of the
-    first result; `loads` the pieces of the second and their lengths, one for every MoE, in order.
+    `buffers`: state name -> buffer, in the order of both groups of shards, of which the second has the
+    trained ones only; `uses`: how many regions use each. `losses` names the elements of the first result;
+    `loads` the pieces of the second and their lengths, one for every MoE, in order.
     """
 
     graph: fx.Graph
     buffers: dict[str, Buffer]
+    uses: dict[str, int]
     losses: tuple[str, ...]
     loads: tuple[tuple[str, int], ...]
 
     @property
     def input_labels(self) -> tuple[str, ...]:
         """What each placeholder is."""
-        states = [f"{name}.{part}" for part in ("parameter", "gradient") for name in self.buffers]
-        return (*INPUTS, *states)
+        gradients = trained_only(self.buffers)
+        return (*INPUTS, *(f"{n}.parameter" for n in self.buffers), *(f"{n}.gradient" for n in gradients))
 
 
 def build_micro_batch(
@@ -49,12 +54,13 @@ def build_micro_batch(
     regions: dict[str, DifferentiatedRegion],
     loads: dict[str, tuple[tuple[str, int], ...]],
     dtype: torch.dtype,
+    seed: int,
 ) -> MicroBatch:
     """Schedule one micro-batch over `chain`, a sequence of (instance, region kind).
 
-    `loads`: those of each kind.
+    `loads`: those of each kind. `seed`: of what is random in training.
     """
-    scheduler = _Scheduler(chain, regions, dtype)
+    scheduler = _Scheduler(chain, regions, dtype, seed)
     scheduler.forward()
     scheduler.backward()
     return scheduler.finish(loads)
@@ -62,14 +68,19 @@ def build_micro_batch(
 
 class _Scheduler:
     def __init__(
-        self, chain: tuple[tuple[str, str], ...], regions: dict[str, DifferentiatedRegion], dtype: torch.dtype
+        self,
+        chain: tuple[tuple[str, str], ...],
+        regions: dict[str, DifferentiatedRegion],
+        dtype: torch.dtype,
+        seed: int,
     ) -> None:
-        self.chain, self.regions, self.dtype = chain, regions, dtype
+        self.chain, self.regions, self.dtype, self.seed = chain, regions, dtype, seed
         self.nodes = Nodes(fx.Graph())
         self.values = {name: self.nodes.placeholder(name) for name in INPUTS}
-        self.buffers = {f"{at}/{b.name}": b for at, kind in chain for b in regions[kind].buffers}
+        used = [(state_name(at, b), b) for at, kind in chain for b in regions[kind].buffers]
+        self.buffers, self.uses = dict(used), Counter(name for name, _ in used)
         self.parameters = {name: self.nodes.placeholder(f"{name}.parameter") for name in self.buffers}
-        self.gradients = {name: self.nodes.placeholder(f"{name}.gradient") for name in self.buffers}
+        self.gradients = {n: self.nodes.placeholder(f"{n}.gradient") for n in trained_only(self.buffers)}
         self.inputs_of: dict[str, dict[str, fx.Node]] = {}
         self.saved_of: dict[str, list[fx.Node]] = {}
         self.loads: dict[str, fx.Node] = {}
@@ -79,6 +90,8 @@ class _Scheduler:
             region = self.regions[kind]
             self.nodes.at = region.origin
             buffers = [self._gather(instance, buffer) for buffer in region.buffers]
+            if "noise" in region.inputs:
+                self.values["noise"] = self._noise(instance)
             self.inputs_of[instance] = {name: self.values[name] for name in region.inputs}
             arguments = [*buffers, *self.inputs_of[instance].values()]
             names = [*region.outputs, *(f"saved.{name}" for name in region.saved)]
@@ -101,11 +114,12 @@ class _Scheduler:
                 *self.saved_of[instance],
                 *(grads[name] for name in region.output_grads),
             ]
-            names = [f"{instance}.grad.{name}" for name in (*by_name, *region.input_grads)]
+            trained = [buffer.name for buffer in region.trained]
+            names = [f"{instance}.grad.{name}" for name in (*trained, *region.input_grads)]
             results = self.nodes.run(f"{kind}.backward", arguments, names)
-            for buffer, gradient in zip(region.buffers, results, strict=False):
+            for buffer, gradient in zip(region.trained, results, strict=False):
                 self._reduce(instance, buffer, gradient)
-            grads = dict(zip(region.input_grads, results[len(region.buffers) :], strict=True))
+            grads = dict(zip(region.input_grads, results[len(trained) :], strict=True))
 
     def finish(self, loads: dict[str, tuple[tuple[str, int], ...]]) -> MicroBatch:
         losses = [name for name in self.regions[self.chain[-1][1]].outputs if name != "objective"]
@@ -119,10 +133,15 @@ class _Scheduler:
             else self.nodes.call(torch.ops.aten.zeros.default, [0], dtype=torch.int64),
         )
         self.nodes.graph.output(results)
-        return MicroBatch(self.nodes.graph, self.buffers, tuple(losses), named)
+        return MicroBatch(self.nodes.graph, self.buffers, dict(self.uses), tuple(losses), named)
+
+    def _noise(self, instance: str) -> fx.Node:
+        """The key of a layer's random numbers: layers of one kind share their programs, but not these."""
+        key = noise_key(self.seed, instance)
+        return self.nodes.call(torch.ops.aten.full.default, [], key, dtype=torch.int64)
 
     def _gather(self, instance: str, buffer: Buffer) -> fx.Node:
-        shard = self.parameters[f"{instance}/{buffer.name}"]
+        shard = self.parameters[state_name(instance, buffer)]
         if buffer.ranks == 1:
             return shard
         return self.nodes.collective(
@@ -143,4 +162,4 @@ class _Scheduler:
                 buffer.ranks,
                 buffer.shard_axis,
             )
-        self.nodes.call(machine_ops.accumulate_, self.gradients[f"{instance}/{buffer.name}"], gradient)
+        self.nodes.call(machine_ops.accumulate_, self.gradients[state_name(instance, buffer)], gradient)

@@ -5,6 +5,7 @@ for every micro-batch:    forward and backward, gradients added to their shards
 for every buffer:         sum its gradient over the ranks that repeat it
 gradient norm:            every element counted once, on the ranks that own it
 for every buffer:         AdamW on this rank's shard
+for every correction:     the bias of each expert follows its load
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from moec.compiler.build.model import Correction
 from moec.dsl.spec import Origin, TrainSpec
 from moec.runtime.abi import machine_ops
-from moec.runtime.abi.buffers import Buffer
+from moec.runtime.abi.buffers import Buffer, Slot, trained_only, with_part
 from moec.runtime.abi.bundle import STATE_PARTS, STEP_INPUTS
 from moec.runtime.abi.mesh import Mesh
 
@@ -28,8 +30,8 @@ _aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Step:
-    """The graph and its ports: `STEP_INPUTS`, then for every part of
-    `STATE_PARTS` the shards of `buffers` -> `STEP_RESULTS`."""
+    """The graph and its ports: `STEP_INPUTS`, then for every part of `STATE_PARTS` the shards of `buffers`,
+    but for all parts after the first only of the trained ones -> `STEP_RESULTS`."""
 
     graph: fx.Graph
     buffers: dict[str, Buffer]
@@ -37,19 +39,31 @@ class Step:
     @property
     def input_labels(self) -> tuple[str, ...]:
         """What each placeholder is."""
-        return (*STEP_INPUTS, *(f"{name}.{part}" for part in STATE_PARTS for name in self.buffers))
+        return (
+            *STEP_INPUTS,
+            *(f"{name}.{part}" for part in STATE_PARTS for name in with_part(part, self.buffers)),
+        )
 
 
 def build_step(
-    micro_batch: MicroBatch, micro_batches: int, mesh: Mesh, train: TrainSpec, update: bool = True
+    micro_batch: MicroBatch,
+    micro_batches: int,
+    mesh: Mesh,
+    train: TrainSpec,
+    corrected: tuple[tuple[str, Correction], ...] = (),
+    update: bool = True,
 ) -> Step:
-    """Schedule a step of `micro_batches` micro-batches. Without `update` it stops at finished gradients."""
+    """Schedule a step of `micro_batches` micro-batches. Without `update` it stops at finished gradients.
+
+    `corrected`: (instance, correction) of every bias that follows a load.
+    """
     scheduler = _Scheduler(micro_batch, mesh)
     scheduler.nodes.at = train.origin
     losses, loads, counts = scheduler.micro_batches(micro_batches)
     norm = scheduler.reduce_gradients(train.optimizer.origin)
     if update:
         scheduler.update(norm, train)
+        scheduler.correct(loads, corrected)
     nodes = scheduler.nodes
     scalars = [nodes.call(machine_ops.select, counts, i) for i in range(2)]
     nodes.graph.output((losses, loads, norm, *scalars))
@@ -62,7 +76,7 @@ class _Scheduler:
         self.nodes = Nodes(fx.Graph())
         self.batch = {name: self.nodes.placeholder(name) for name in STEP_INPUTS}
         self.state = {
-            part: {name: self.nodes.placeholder(f"{name}.{part}") for name in micro_batch.buffers}
+            part: {n: self.nodes.placeholder(f"{n}.{part}") for n in with_part(part, micro_batch.buffers)}
             for part in STATE_PARTS
         }
 
@@ -80,7 +94,7 @@ class _Scheduler:
             inputs = [
                 *(
                     nodes.call(machine_ops.select, self.batch[n], index)
-                    for n in ("tokens", "targets", "sequences")
+                    for n in ("tokens", "targets", "sequences", "first")
                 ),
                 nodes.call(machine_ops.select, counts, 2 + index),
                 batch_tokens,
@@ -100,7 +114,7 @@ class _Scheduler:
         """Finish the gradients and return their norm: sums over replicas, then squares over owners."""
         nodes, squares = self.nodes, dict[str, list[fx.Node]]()
         nodes.at = at
-        for name, buffer in self.micro_batch.buffers.items():
+        for name, buffer in trained_only(self.micro_batch.buffers).items():
             gradient = self.state["gradient"][name]
             if self.mesh.size(buffer.replica_axis) > 1:
                 total = self._sum(f"{name}.gradient.sum", gradient, buffer.replica_axis)
@@ -119,7 +133,7 @@ class _Scheduler:
         """AdamW on every shard; weight decay where the buffer holds matrices."""
         nodes, adamw = self.nodes, train.optimizer
         coefficient = nodes.call(machine_ops.clip_coefficient, norm, train.clip) if train.clip else None
-        for name, buffer in self.micro_batch.buffers.items():
+        for name, buffer in trained_only(self.micro_batch.buffers).items():
             nodes.call(
                 machine_ops.adamw_,
                 *(self.state[part][name] for part in STATE_PARTS),
@@ -130,6 +144,29 @@ class _Scheduler:
                 adamw.eps,
                 adamw.weight_decay if buffer.decay else 0.0,
             )
+
+    def correct(self, loads: fx.Node, corrected: tuple[tuple[str, Correction], ...]) -> None:
+        """Every rank holds these biases whole and knows the load of the whole batch: nothing is sent."""
+        nodes, starts, end = self.nodes, dict[str, int](), 0
+        for name, experts in self.micro_batch.loads:
+            starts[name], end = end, end + experts
+        for instance, correction in corrected:
+            nodes.at = correction.origin
+            state, slot = self._slot(instance, correction.path)
+            bias = nodes.call(machine_ops.parameter, self.state["parameter"][state], slot.offset, slot.shape)
+            start = starts[f"{instance}.{correction.load}"]
+            load = nodes.call(machine_ops.parameter, loads, start, slot.shape)
+            nodes.call(machine_ops.correct_, bias, load, correction.rate)
+
+    def _slot(self, instance: str, path: str) -> tuple[str, Slot]:
+        """The state that holds an untrained parameter, and where."""
+        return next(
+            (name, slot)
+            for name, buffer in self.micro_batch.buffers.items()
+            if name.startswith(f"{instance}/") and not buffer.trained
+            for slot in buffer.slots
+            if slot.path == path
+        )
 
     def _sum(self, name: str, x: fx.Node, axis: str) -> fx.Node:
         """The sum of x over an axis, under that name; x itself where the axis has one rank."""

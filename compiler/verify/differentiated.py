@@ -30,7 +30,7 @@ def verify_differentiated(region: DifferentiatedRegion) -> None:
             + len(region.backward_inputs)
             + len(region.saved)
             + len(region.output_grads),
-            len(region.buffers) + len(region.input_grads),
+            len(region.trained) + len(region.input_grads),
         ),
     }
     for name, (graph, inputs, outputs) in ports.items():

@@ -1,8 +1,10 @@
 """Rules of the step: the gradient contract and the coverage of parameters, read off the graphs.
 
 coverage       slots do not overlap and lie inside their buffer; its shards are equal; experts have a rank
-micro-batch    a buffer's gradient is added to its shard exactly once, reduced over the axis that cuts it
-step           a gradient is summed exactly once over the axis that repeats it, and counted once in the norm
+micro-batch    a buffer's gradient is added to its shard once for each region that uses the buffer, reduced
+               over the axis that cuts it
+step           a gradient is summed exactly once over the axis that repeats it, and counted once in the norm;
+               what is not trained is changed by one correction at most, and by nothing else
 one role       all ranks run this one program, so the order of collectives on an axis is the same for all
 """
 
@@ -16,8 +18,8 @@ from moec.compiler.errors import InternalCompilerError
 from moec.compiler.schedule.micro_batch import INPUTS, MicroBatch
 from moec.compiler.schedule.step import Step
 from moec.runtime.abi import machine_ops
-from moec.runtime.abi.buffers import Buffer
-from moec.runtime.abi.bundle import STATE_PARTS, STEP_INPUTS
+from moec.runtime.abi.buffers import Buffer, trained_only
+from moec.runtime.abi.bundle import STEP_INPUTS
 from moec.runtime.abi.mesh import Mesh
 
 from .differentiated import instructions
@@ -57,25 +59,34 @@ def verify_micro_batch(micro_batch: MicroBatch) -> None:
     problems = list(instructions(graph))
     for parameter, buffer in zip(shards[:states], micro_batch.buffers.values(), strict=True):
         problems += _gathers(parameter, buffer)
-    for gradient, buffer in zip(shards[states:], micro_batch.buffers.values(), strict=True):
-        additions = [user for user in gradient.users if user.target is machine_ops.accumulate_]
-        if len(additions) != 1 or len(gradient.users) != 1:
-            problems.append(
-                (gradient, f"is added to {len(additions)} times, used {len(gradient.users)} times")
-            )
-        elif (axis := _reduced_over(additions[0])) != (buffer.shard_axis if buffer.ranks > 1 else None):
-            problems.append((additions[0], f"is reduced over {axis}, not over {buffer.shard_axis}"))
+    trained = trained_only(micro_batch.buffers)
+    for gradient, (name, buffer) in zip(shards[states:], trained.items(), strict=True):
+        problems += _additions(gradient, buffer, micro_batch.uses[name])
     check("micro_batch", graph, problems)
+
+
+def _additions(gradient: fx.Node, buffer: Buffer, regions: int) -> Problems:
+    """What is added to a gradient's shard: what each of `regions` gives, reduced."""
+    additions = [user for user in gradient.users if user.target is machine_ops.accumulate_]
+    if len(additions) != regions or len(gradient.users) != regions:
+        yield gradient, f"is added to {len(additions)} times, used {len(gradient.users)} times"
+        return
+    for addition in additions:
+        if (axis := _reduced_over(addition)) != (buffer.shard_axis if buffer.ranks > 1 else None):
+            yield addition, f"is reduced over {axis}, not over {buffer.shard_axis}"
 
 
 def verify_step(step: Step, mesh: Mesh) -> None:
     """Raises InternalCompilerError with everything that is wrong."""
     graph = step.graph
     graph.lint()
-    first = len(STEP_INPUTS) + STATE_PARTS.index("gradient") * len(step.buffers)
-    gradients = _placeholders(graph)[first : first + len(step.buffers)]
+    inputs, trained = _placeholders(graph), trained_only(step.buffers)
+    parameters, first = len(STEP_INPUTS), len(STEP_INPUTS) + len(step.buffers)
     problems = list(instructions(graph))
-    for gradient, buffer in zip(gradients, step.buffers.values(), strict=True):
+    for parameter, buffer in zip(inputs[parameters:first], step.buffers.values(), strict=True):
+        if not buffer.trained:
+            problems += _corrections(parameter)
+    for gradient, buffer in zip(inputs[first : first + len(trained)], trained.values(), strict=True):
         sums = [user for user in gradient.users if user.target is machine_ops.all_reduce_start]
         wanted = [buffer.replica_axis] if mesh.size(buffer.replica_axis) > 1 else []
         if [user.args[1] for user in sums] != wanted:
@@ -87,6 +98,21 @@ def verify_step(step: Step, mesh: Mesh) -> None:
             problems.append((gradient, f"counts {len(squares)} times in the gradient norm"))
         problems += _uses(gradient, _wanted_uses(graph, bool(wanted)))
     check("step", graph, problems)
+
+
+def _corrections(parameter: fx.Node) -> Problems:
+    """An untrained buffer goes into micro-batches; its parameters are corrected once each, or stay."""
+    seen = set()
+    for user in parameter.users:
+        if user.target is machine_ops.parameter:
+            changes = [change.target for change in user.users]
+            if changes != [machine_ops.correct_]:
+                yield user, "is a parameter without a gradient, and not corrected once"
+            if user.args[1] in seen:
+                yield user, "is corrected twice"
+            seen.add(user.args[1])
+        elif user.target is not machine_ops.call:
+            yield user, f"changes %{parameter.name}, which is not trained"
 
 
 def _placeholders(graph: fx.Graph) -> list[fx.Node]:

@@ -1,6 +1,6 @@
 """Rules of joint graphs and of their two halves, on the way to a differentiated region.
 
-joint       a gradient for every parameter and every differentiable input, of its shape
+joint       a gradient for every trained parameter and every differentiable input, of its shape
 simplified  the same, of the instruction set's operations; collectives in their order, none new
 split       each half has its collectives in the order of the joint graph, and no collective is lost
 """
@@ -57,7 +57,7 @@ def verify_split(cut: Split) -> None:
 
 
 def _gradients(joint: Joint) -> Problems:
-    pairs = [*zip(joint.parameters, joint.parameter_grads, strict=True)]
+    pairs = [*zip(joint.trained, joint.parameter_grads, strict=True)]
     by_name = dict(zip(joint.region.inputs, joint.inputs, strict=True))
     pairs += [(by_name[name], grad) for name, grad in joint.input_grads.items()]
     for source, grad in pairs:

@@ -8,12 +8,12 @@ only the experts of the rank's place on `expert_axis`.
     shards   | rank 0          | rank 1          | rank 2        |
 
 Every element of every parameter is in exactly one shard (times the ranks it is replicated on); `pieces` says
-where.
+where. Two regions may use one buffer: then both have it, and `owner` says whose state it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -65,7 +65,7 @@ class Buffer:
     """A flat buffer of `numel` elements, padding included, in `ranks` equal shards over `shard_axis`.
 
     Gradients are reduced over the two axes: scattered over `shard_axis`, then summed over `replica_axis`;
-    every element is owned once among the ranks of `owner_axis`.
+    every element is owned once among the ranks of `owner_axis`. What is not `trained` has no gradient.
     """
 
     name: str
@@ -77,6 +77,8 @@ class Buffer:
     owner_axis: str
     decay: bool
     expert_axis: str | None = None
+    trained: bool = True
+    owner: str | None = None  # the instance of a region that holds it for others; None: each its own
 
     @property
     def shard_numel(self) -> int:
@@ -96,8 +98,30 @@ class Piece:
     init: Init
 
 
+def state_name(instance: str, buffer: Buffer) -> str:
+    """What the state of a buffer of a region's instance is called: `layers.3/matrices`."""
+    return f"{buffer.owner or instance}/{buffer.name}"
+
+
+def trained_only(states: Mapping[str, Buffer]) -> dict[str, Buffer]:
+    """Those states that have a gradient, and moments of it."""
+    return {name: buffer for name, buffer in states.items() if buffer.trained}
+
+
+def with_part(part: str, states: Mapping[str, Buffer]) -> dict[str, Buffer]:
+    """Those states that have `part` of `STATE_PARTS`: all have parameters."""
+    return dict(states) if part == "parameter" else trained_only(states)
+
+
 def lay_out(
-    name: str, slots: list[Slot], mesh: Mesh, decay: bool, axes: tuple[str, str, str], expert_axis: str | None
+    name: str,
+    slots: list[Slot],
+    mesh: Mesh,
+    decay: bool,
+    axes: tuple[str, str, str],
+    expert_axis: str | None,
+    trained: bool = True,
+    owner: str | None = None,
 ) -> Buffer:
     """Put slots one after another and pad to whole shards. `axes`: shard, replica and owner axis."""
     placed, offset = [], 0
@@ -106,7 +130,7 @@ def lay_out(
         offset += slot.numel
     ranks = mesh.size(axes[0])
     numel = -(-offset // ranks) * ranks
-    return Buffer(name, tuple(placed), numel, axes[0], ranks, axes[1], axes[2], decay, expert_axis)
+    return Buffer(name, tuple(placed), numel, axes[0], ranks, *axes[1:], decay, expert_axis, trained, owner)
 
 
 def pieces(buffer: Buffer, region: str, mesh: Mesh, rank: int) -> Iterator[Piece]:

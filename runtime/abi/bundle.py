@@ -37,11 +37,16 @@ __all__ = [
     "with_digest", "write_bundle",
 ]  # fmt: skip
 
-STEP_INPUTS = ("tokens", "targets", "sequences", "lr", "update")
-"""What `step` takes first: (M, B, S) int64 twice, (M,) int64, a number, () float32 of updates from 1."""
+STEP_INPUTS = ("tokens", "targets", "sequences", "first", "lr", "update")
+"""What `step` takes first: (M, B, S) int64 twice, (M,) int64 twice, a number, () float32 of updates from 1.
+
+`first` are the positions in the run of the first sequences of the micro-batches, counted over all steps and
+ranks.
+"""
 
 STATE_PARTS = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
-"""What it takes then: for every part the shards (shard_numel,) of all states."""
+"""What it takes then: for every part the shards (shard_numel,) of all states; but the parts after the first
+only of those states that are trained."""
 
 STEP_RESULTS = ("losses", "loads", "grad_norm", "loss_tokens", "batch_tokens")
 

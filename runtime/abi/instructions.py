@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 
-from . import attention_ops, collective_ops, expert_ops, routing_ops, row_ops  # noqa: F401  (what they register)
+from . import (  # noqa: F401  (what they register)
+    attention_ops,
+    collective_ops,
+    counter_ops,
+    expert_ops,
+    routing_ops,
+    row_ops,
+)
 from .guards import GUARDED
 from .machine_ops import MACHINE_OPS
 from .registry import KERNELS
@@ -30,8 +37,8 @@ ATEN = (
     "repeat_interleave.Tensor", "scalar_tensor.default", "scatter.src", "sigmoid.default",
     "sigmoid_backward.default", "silu.default", "silu_backward.default", "slice.Tensor", "sort.stable",
     "sqrt.default", "stack.default", "sub.Tensor", "sum.default", "sum.dim_IntList", "t.default",
-    "tanh.default", "tanh_backward.default", "topk.default", "transpose.int", "unsqueeze.default", "view.default",
-    "where.self", "zeros.default",
+    "tanh.default", "tanh_backward.default", "topk.default", "transpose.int", "unsqueeze.default",
+    "view.default", "where.self", "zeros.default",
 )  # fmt: skip
 
 _INT: dict[str, Callable[..., Any]] = {

@@ -134,6 +134,17 @@ def copy_(target: Tensor, x: Tensor) -> None:
 
 
 @_machine
+def correct_(bias: Tensor, load: Tensor, rate: float) -> None:
+    """bias (E,) += rate * sign(mean(load) - load), load (E,) int64: choices of each expert by a whole batch.
+
+    Wang et al., 2024, algorithm 1. The sign is taken of whole numbers, so that all ranks agree on it.
+    """
+    fits = bias.dim() == 1 and bias.shape == load.shape and load.dtype == torch.int64
+    require(fits, "a bias has as many numbers as there are loads, and loads are int64", bias, load)
+    bias.add_((load.sum() - load * len(load)).sign().to(bias.dtype), alpha=rate)
+
+
+@_machine
 def sum_of_squares(x: Tensor) -> Tensor:
     """(numel,) -> (): in float32, or in float64 for float64."""
     norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .buffers import Buffer
+from .buffers import Buffer, state_name
 from .mesh import Mesh
 
 FORMAT = "moec bundle"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ class Manifest:
 
     def states(self) -> dict[str, Buffer]:
         """State name -> buffer, in the order that `step` takes them."""
-        return {f"{at}/{b.name}": b for at, kind in self.chain for b in self.buffers[kind]}
+        return {state_name(at, b): b for at, kind in self.chain for b in self.buffers[kind]}

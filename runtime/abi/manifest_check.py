@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from math import prod
 
-from .buffers import Buffer, Slot
+from .buffers import Buffer, Slot, state_name, trained_only
 from .codec import FormatError
 from .manifest import Manifest, Training
 from .mesh import Mesh
@@ -26,7 +26,9 @@ _MOST = {
 
 _DENSE = ("shard", "replicate", "shard", None)
 _EXPERTS = ("expert_shard", "expert_replicate", "expert_owner", "expert")
-"""The axes that a buffer lies on: shard, replica, owner and expert axis."""
+_EVERYWHERE = ("rank", "data", "rank", None)
+"""The axes that a buffer lies on: shard, replica, owner and expert axis. What is not trained is everywhere
+whole."""
 
 _DEPTH = 64  # of sums, calls and collectives between a region and the end of a step
 
@@ -48,6 +50,7 @@ def check_manifest(manifest: Manifest, where: str) -> None:
         _distinct((b.name for b in buffers), f"{where}.buffers.{kind}")
         for i, buffer in enumerate(buffers):
             _check_buffer(buffer, manifest.mesh, f"{where}.buffers.{kind}[{i}]")
+    _check_owners(manifest, where)
     _hold("loss" in manifest.losses, f"{where}.losses", "there is no loss")
     _distinct(manifest.losses, f"{where}.losses")
     _distinct((name for name, _ in manifest.loads), f"{where}.loads")
@@ -61,8 +64,8 @@ def check_step(
     """The entry takes and gives what the manifest says that there is. Raises FormatError."""
     if "step" not in programs:
         raise FormatError("programs.json: there is no program named step")
-    step = programs["step"]
-    if len(step.inputs) != inputs + parts * len(manifest.states()):
+    step, states = programs["step"], manifest.states()
+    if len(step.inputs) != inputs + len(states) + (parts - 1) * len(trained_only(states)):
         raise FormatError("programs.json: step does not take the state that the manifest describes")
     if len(step.outputs) != len(results):
         raise FormatError(f"programs.json: step does not give {', '.join(results)}")
@@ -96,9 +99,28 @@ def _check_chain(manifest: Manifest, where: str) -> None:
     _distinct((instance for instance, _ in manifest.chain), f"{where}.chain")
 
 
+def _check_owners(manifest: Manifest, where: str) -> None:
+    """A buffer that another instance owns is the one that this instance has."""
+    kinds = dict(manifest.chain)
+    for kind, buffers in manifest.buffers.items():
+        for i, buffer in enumerate(buffers):
+            at = f"{where}.buffers.{kind}[{i}].owner"
+            if buffer.owner is not None:
+                _hold(buffer.owner in kinds, at, "no region is called so")
+                _hold(buffer in manifest.buffers[kinds[buffer.owner]], at, "it has another buffer")
+    found: dict[str, Buffer] = {}
+    for instance, kind in manifest.chain:
+        for buffer in manifest.buffers[kind]:
+            same = found.setdefault(state_name(instance, buffer), buffer)
+            _hold(
+                same == buffer, f"{where}.buffers.{kind}", f"two buffers are {state_name(instance, buffer)}"
+            )
+
+
 def _check_buffer(buffer: Buffer, mesh: Mesh, where: str) -> None:
     axes = (buffer.shard_axis, buffer.replica_axis, buffer.owner_axis, buffer.expert_axis)
-    _hold(axes in (_DENSE, _EXPERTS), f"{where}.shard_axis", "no layout has these axes")
+    legal = (_DENSE, _EXPERTS) if buffer.trained else (_EVERYWHERE,)
+    _hold(axes in legal, f"{where}.shard_axis", "no layout has these axes")
     ranks = mesh.size(buffer.shard_axis)
     _hold(buffer.ranks == ranks, f"{where}.ranks", f"{buffer.shard_axis} has {ranks} ranks")
     _distinct((slot.path for slot in buffer.slots), f"{where}.slots")

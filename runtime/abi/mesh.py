@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 Groups = tuple[tuple[int, ...], ...]
 
-AXES = ("data", "replicate", "shard", "expert_replicate", "expert_shard", "expert", "expert_owner")
-"""`data`: all ranks that see different tokens; `expert_owner`: those that together hold every expert once."""
+AXES = ("data", "replicate", "shard", "expert_replicate", "expert_shard", "expert", "expert_owner", "rank")
+"""`data`: all ranks that see different tokens; `expert_owner`: those that together hold every expert once;
+`rank`: every rank by itself, which is what owns a value that all ranks hold whole."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Mesh:
             "expert_shard": (self.expert, self.expert_shard),
             "expert": (1, self.expert),
             "expert_owner": (1, owners),
+            "rank": (1, 1),
         }[axis]
 
     def _groups(self, stride: int, size: int) -> Groups:

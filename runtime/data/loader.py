@@ -28,6 +28,7 @@ class Batch:
     tokens: torch.Tensor  # int64 (M, c, S)
     targets: torch.Tensor  # int64 (M, c, S): the token that follows
     sequences: torch.Tensor  # int64 (M,): real sequences of each micro-batch
+    first: torch.Tensor  # int64 (M,): the position in the run of the first of them
 
 
 class Samples:
@@ -132,4 +133,5 @@ class Loader:
             chosen = positions[rows.start : rows.stop]
             self.samples.read_positions(chosen, self._seed, tokens[micro], targets[micro])
         sequences = torch.tensor([len(rows) for rows in mine], dtype=torch.int64)
-        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), sequences)
+        first = torch.tensor([positions.start + rows.start for rows in mine], dtype=torch.int64)
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), sequences, first)

@@ -95,7 +95,14 @@ def watch_step(compiled: Compiled, transport: LoopbackTransport) -> tuple[dict[s
     state = state_of(compiled, transport.rank)
     tokens, targets = batch_of(compiled.spec)
     mine = slice(transport.rank, transport.rank + 1)
-    batch = [tokens[None, mine], targets[None, mine], torch.tensor([1]), 0.1, torch.tensor(1.0)]
+    batch = [
+        tokens[None, mine],
+        targets[None, mine],
+        torch.tensor([1]),
+        torch.tensor([0]),
+        0.1,
+        torch.tensor(1.0),
+    ]
     with torch.no_grad():
         Executor(compiled.programs, watched, CPU).run("step", [*batch, *state.arguments()])
     return log, alive(lives["parameters"]) + alive(lives["gradients"])

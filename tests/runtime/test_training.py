@@ -47,7 +47,9 @@ class FixedBatches:
         for m, positions in enumerate(rows):
             mine[m, : len(positions)] = tokens[positions.start : positions.stop]
             wanted[m, : len(positions)] = targets[positions.start : positions.stop]
-        return Batch(mine, wanted, torch.tensor([len(positions) for positions in rows]))
+        sequences = torch.tensor([len(positions) for positions in rows])
+        first = torch.tensor([step * len(tokens) + positions.start for positions in rows])
+        return Batch(mine, wanted, sequences, first)
 
 
 def fill(state: TrainState, weights: dict[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moec.runtime.abi.buffers import with_part
 from moec.runtime.data.layout import assign
 from moec.runtime.data.loader import Loader
 from moec.runtime.data.source import open_stream
@@ -116,7 +117,7 @@ def _add(state: TrainState, amount: Callable[[str, int], float]) -> None:
                 shard[piece.offset + first] += torch.tensor([amount(piece.name, row) for row in rows])
 
 
-def _batch(job: Job, short: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(job: Job, short: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     manifest = job.bundle.manifest
     training = manifest.training
     count = 1 if short else training.batch_sequences
@@ -129,11 +130,13 @@ def _batch(job: Job, short: bool) -> tuple[Tensor, Tensor, Tensor]:
     for m, positions in enumerate(rows):
         mine[m, : len(positions)] = tokens[positions.start : positions.stop]
         wanted[m, : len(positions)] = targets[positions.start : positions.stop]
-    return mine, wanted, torch.tensor([len(positions) for positions in rows])
+    sequences = torch.tensor([len(positions) for positions in rows])
+    return mine, wanted, sequences, torch.tensor([positions.start for positions in rows])
 
 
 def _save(job: Job, state: TrainState, out: Path, part: str = "parameter") -> None:
-    save_weights(out, state.buffers, state.parts[part], state.mesh, job.groups, job.transport)
+    held = with_part(part, state.buffers)
+    save_weights(out, held, state.parts[part], state.mesh, job.groups, job.transport)
 
 
 if __name__ == "__main__":

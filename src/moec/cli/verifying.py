@@ -78,7 +78,8 @@ def verify(compiled: Compiled, transport: Transport) -> list[Deviation]:
     ranks = run_ranks(compiled, transport, weights, tokens, targets)
     found: list[Deviation] = []
     if transport.rank == 0:
-        reference = reference_step(spec.model, weights, tokens, targets, spec.train.micro_batches)
+        train = spec.train
+        reference = reference_step(spec.model, weights, tokens, targets, train.micro_batches, train.seed)
         found = sorted(compare(ranks, reference), key=lambda d: -d.relative)
     told = transport.exchange(json.dumps([[d.name, d.relative] for d in found]).encode())
     return [Deviation(name, relative) for name, relative in json.loads(told[0])]
@@ -138,8 +139,11 @@ def run_ranks(
 
 def _rank_batch(
     compiled: Compiled, rank: int, tokens: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of a global batch that falls to one rank: (M, B, S) tokens and targets, (M,) sequences."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The part of a global batch, the first of a run, that falls to one rank.
+
+    (M, B, S) tokens and targets, (M,) sequences and the position of the first one.
+    """
     shape, micro = compiled.reference.shape, compiled.plan.micro_batches
     mine = torch.zeros((micro, shape.sequences, shape.sequence), dtype=torch.int64)
     wanted = torch.full_like(mine, -100)
@@ -147,7 +151,8 @@ def _rank_batch(
     for m, positions in enumerate(rows):
         mine[m, : len(positions)] = tokens[positions.start : positions.stop]
         wanted[m, : len(positions)] = targets[positions.start : positions.stop]
-    return mine, wanted, torch.tensor([len(positions) for positions in rows])
+    sequences = torch.tensor([len(positions) for positions in rows])
+    return mine, wanted, sequences, torch.tensor([positions.start for positions in rows])
 
 
 def _collect_gradients(

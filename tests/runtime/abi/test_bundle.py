@@ -17,6 +17,7 @@ from moec.compiler.pipeline import Compiled, compile_spec
 from moec.runtime.abi import bundle as bundles
 from moec.runtime.abi.bundle import NotABundleError, read_bundle, read_manifest, with_digest, write_bundle
 from moec.runtime.abi.codec import FormatError, dump
+from moec.runtime.abi.manifest import VERSION
 from small_models import small_spec
 
 FILES = ("checkpoint.json", "listing.txt", "manifest.json", "model.moe", "programs.json")
@@ -200,6 +201,9 @@ NUMBERS: list[tuple[Callable[[Any], None], str]] = [
     (buffer(shard_axis="world"), r"layer_0\[1\]\.shard_axis: no layout has these axes"),
     (buffer(replica_axis="data"), r"layer_0\[1\]\.shard_axis: no layout has these axes"),
     (buffer(expert_axis="expert"), r"layer_0\[1\]\.shard_axis: no layout has these axes"),
+    (buffer(trained=False), r"layer_0\[1\]\.shard_axis: no layout has these axes"),
+    (buffer(owner="nobody"), r"layer_0\[1\]\.owner: no region is called so"),
+    (buffer(owner="embed"), r"layer_0\[1\]\.owner: it has another buffer"),
     (buffer(name="vectors"), r"buffers\.layer_0: a name stands twice"),
     (buffer(slots=[], numel=0), r"layer_0\[1\]\.numel: 0 is not in"),
     (slot(1, offset=0), r"slots\[1\]\.offset: the slot before it ends at"),
@@ -254,6 +258,15 @@ def test_a_manifest_that_breaks_a_rule_is_damage(
     assert error.value.exit_code == 76
 
 
+def mapped(*fused: tuple[str, list[str], list[tuple[str, int]]], **rest: object) -> dict[str, bytes]:
+    """A checkpoint.json with these tensors of several parameters: name, parameters, forms."""
+    made = [
+        {"name": name, "parameters": parts, "forms": [{"kind": kind, "count": n} for kind, n in forms]}
+        for name, parts, forms in fused
+    ]
+    return {"checkpoint_json": dump({"tensors": {}, "fused": made, "ignored": []} | rest)}
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -262,7 +275,20 @@ def test_a_manifest_that_breaks_a_rule_is_damage(
         ({"programs_json": b"[" * 100_000}, "not valid JSON"),
         ({"programs_json": b'{"places": [], "places": [], "programs": []}'}, "a key stands twice"),
         ({"programs_json": b'{"places": [], "programs": [NaN]}'}, "NaN is no number"),
-        ({"checkpoint_json": b'{"tensors": {"a": 1}, "ignored": []}'}, r"tensors\.a: expected str"),
+        (mapped(tensors={"a": 1}), r"tensors\.a: expected str"),
+        (mapped(tensors={"a": "t", "b": "t"}), "a tensor stands twice: 't'"),
+        (mapped(("t", ["a"], [])), "'t' has 0 forms, not 1 to 16"),
+        (mapped(("t", ["a"], [("stack", 1)] * 17)), "'t' has 17 forms"),
+        (mapped(("t", ["a"], [("fold", 1)])), r"fused\[0\]\.forms\[0\]\.kind: expected one of"),
+        (mapped(("t", [], [("stack", 0)])), "'t' has stack of 0"),
+        (mapped(("t", ["a"], [("stack", -1), ("concat", -1)])), "'t' has stack of -1"),
+        (mapped(("t", ["a", "b"], [("transpose", 2)])), "'t' has transpose of 2"),
+        (mapped(("t", ["a"], [("concat", 2)])), "'t' is made of 1 parameters, and its forms take another"),
+        (mapped(("t", ["a"], [("concat", 1 << 24)] * 16)), "its forms take another number"),
+        (mapped(("t", ["a"], [("concat", 1 << 25)])), "'t' has concat of 33554432"),
+        (mapped(("t", ["a", "a"], [("concat", 2)])), "a parameter stands twice: 'a'"),
+        (mapped(("t", ["a"], [("stack", 1)]), tensors={"a": "s"}), "a parameter stands twice: 'a'"),
+        (mapped(("t", ["a"], [("stack", 1)]), tensors={"b": "t"}), "a tensor stands twice: 't'"),
         ({"checkpoint_json": b"[1]"}, "expected an object"),
         ({"model_moe": b"\xff"}, r"model\.moe: not UTF-8"),
     ],
@@ -282,8 +308,9 @@ def test_nothing_in_a_bundle_runs(path: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
     hostile = [code, f"$(touch {mark})", "{0.__class__.__init__.__globals__}", "cos\nsystem\n(S'id'\ntR."]
-    names = {"tensors": {name: name for name in hostile}, "ignored": hostile}
-    seal(path, checkpoint_json=dump(names), listing_txt=code.encode())
+    fused = [(f"fused {name}", [f"part {name}"], [("stack", 1)]) for name in hostile]
+    names = mapped(*fused, tensors={name: name for name in hostile}, ignored=hostile)
+    seal(path, **names, listing_txt=code.encode())
     edit(path, lambda m: m.update(model=code, options={name: name for name in hostile[:3]}))
     found = read_bundle(path)
     assert list(found.checkpoint.tensors) == list(found.checkpoint.ignored) == hostile
@@ -304,11 +331,11 @@ def test_a_folder_of_something_else_is_a_mistake_of_the_user(tmp_path: Path) -> 
             assert error.value.exit_code == 1
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, VERSION + 1, str(VERSION), None])
 def test_another_version_says_to_compile_again(path: Path, version: Any) -> None:
     edit(path, lambda m: m.update(version=version, new_key=1))
     with pytest.raises(
-        NotABundleError, match=f"bundle format {version}; this moec reads 1: compile again"
+        NotABundleError, match=f"bundle format {version}; this moec reads {VERSION}: compile again"
     ) as error:
         read_bundle(path)
     assert error.value.exit_code == 1

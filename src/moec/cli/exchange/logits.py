@@ -100,8 +100,13 @@ def compute_logits(model: ModelSpec, weights: StoredTensors, ids: Tensor) -> Ten
     dtype = torch.promote_types(widest_dtype(weights), torch.float32)
     reference = build(model, Shape(sequences, sequence, dtype), head="logits")
     tokens = torch.tensor(ids.numel())
-    facts = {"sequences": torch.tensor(sequences), "micro_tokens": tokens, "batch_tokens": tokens}
-    values: dict[str, Tensor] = {"tokens": ids}
+    facts = {
+        "sequences": torch.tensor(sequences),
+        "micro_tokens": tokens,
+        "batch_tokens": tokens,
+        "tokens": ids,
+    }
+    values: dict[str, Tensor] = {}
     with torch.inference_mode():
         for instance, kind in reference.chain:
             region = reference.kinds[kind]
