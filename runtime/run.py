@@ -183,11 +183,11 @@ def _open_weights(init: str, job: Job) -> StoredTensors:
             raise UserError(f"--init {init} is a published checkpoint: name it hf:{init}")
         return WeightsReader(folder / WEIGHTS if (folder / WEIGHTS).is_dir() else folder)
     names = job.bundle.checkpoint
-    if not names.tensors:
+    if names.is_empty:
         raise UserError(
             f"--init {init}: the model has no `checkpoint huggingface` block that names the tensors"
         )
-    return HuggingFaceReader(Path(init.removeprefix("hf:")), names.tensors, names.ignored)
+    return HuggingFaceReader(Path(init.removeprefix("hf:")), names, parameter_shapes(job.bundle.manifest))
 
 
 def parameter_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:

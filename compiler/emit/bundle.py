@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from moec import __version__
+from moec.compiler.emit.weight_map import weight_map
 from moec.compiler.pipeline import Compiled
 from moec.dsl.parameters import count
 from moec.dsl.spec import Cosine, TrainSpec
@@ -18,7 +19,6 @@ from moec.runtime.abi.bundle import (
     Schedule,
     Toolchain,
     Training,
-    WeightMap,
     write_bundle,
 )
 
@@ -33,10 +33,7 @@ def save(compiled: Compiled, path: Path) -> str:
 
     Errors are those of `write_bundle`.
     """
-    checkpoint = compiled.spec.checkpoint
-    names = WeightMap({}, ())
-    if checkpoint is not None:
-        names = WeightMap(checkpoint.plain, checkpoint.ignored)
+    names = weight_map(compiled.spec.checkpoint)
     return write_bundle(path, manifest(compiled), compiled.programs, names, compiled.spec.text)
 
 

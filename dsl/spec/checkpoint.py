@@ -122,8 +122,3 @@ class Checkpoint:
     def tensor_count(self) -> int:
         """How many tensors there are, without spelling them out."""
         return sum(1 if x.over_experts is not None else x.experts or 1 for x in self.groups)
-
-    @property
-    def plain(self) -> dict[str, str]:
-        """Parameter -> tensor, of the tensors that hold one parameter as it is."""
-        return {tensor.parameters[0]: tensor.name for tensor in self.tensors if not tensor.forms}

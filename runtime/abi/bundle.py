@@ -5,7 +5,7 @@ A directory of data; nothing in it is code.
     manifest.json     format version, digests, toolchain, mesh, shapes, buffers, training settings; `digest`,
                       its own, is the SHA-256 of all else in it, as `dump` writes it
     programs.json     the programs of a rank: `step` and what it calls
-    checkpoint.json   the weight map: parameter name -> tensor of a published checkpoint; empty without one
+    checkpoint.json   the weight map: where parameters are in a published checkpoint; empty without one
     model.moe         the resolved source: compiling it gives the same programs, at places of its own
     listing.txt       the programs as text, for people
 
@@ -30,6 +30,7 @@ from .manifest import FORMAT, VERSION, Manifest, Schedule, Toolchain, Training
 from .manifest_check import check_manifest, check_step
 from .program import Program, listing
 from .program_json import programs_from_data, programs_to_data
+from .weight_map import WeightMap, check_weight_map
 
 __all__ = [
     "FORMAT", "STATE_PARTS", "STEP_INPUTS", "STEP_RESULTS", "VERSION", "Bundle", "Manifest",
@@ -63,17 +64,6 @@ class NotABundleError(FormatError):
     """The path holds something else: the user's mistake, not damage."""
 
     exit_code = 1
-
-
-@dataclass(frozen=True)
-class WeightMap:
-    """Where parameters are in a published checkpoint: `tensors` has their names there, by ours.
-
-    `ignored` are patterns of tensors to pass over, in which `{}` is a number.
-    """
-
-    tensors: dict[str, str]
-    ignored: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -138,6 +128,7 @@ def read_bundle(path: Path) -> Bundle:
     checkpoint = from_data(
         WeightMap, parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json"
     )
+    check_weight_map(checkpoint, "checkpoint.json")
     source = _text(content["model.moe"], "model.moe")
     return Bundle(manifest, programs, checkpoint, source, own_digest)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
+from moec.runtime.abi.weight_map import FusedTensor, WeightMap
 from moec.runtime.data.files import ReadOnlyFile
 from moec.runtime.errors import IntegrityError, UserError
 from moec.runtime.weights.index import check_file_name, read_json_file
+from moec.runtime.weights.layout import LayoutError, Shape, places
 from moec.runtime.weights.stored import Located, StoredTensors, contradictions, raise_listed
 from moec.runtime.weights.tensor_file import read_header, shown
 
@@ -20,21 +24,31 @@ MAX_INDEX_BYTES = 256 << 20
 class HuggingFaceReader(StoredTensors):
     """The tensors of a published checkpoint, by moec's names.
 
-    `name_map` is moec's name -> the tensor's; the tensors have the parameters' shapes. Tensors that are not
-    mapped have to match one of the patterns `ignored`, in which `{}` stands for a number. Where a directory
-    has both, `model.safetensors` counts and not the index, as in transformers.
+    `names` says where they are; `shapes` has the shapes of all parameters, and those that are in tensors made
+    of several need them. Where a directory has both, `model.safetensors` counts and not the index, as in
+    transformers.
 
     Raises:
         UserError: the directory holds no safetensors checkpoint.
-        IntegrityError: a mapped tensor is missing, there is one that is neither mapped nor ignored, or files
-            contradict each other.
+        IntegrityError: a mapped tensor is missing, there is one that is neither mapped nor ignored, one made
+            of several parameters has another shape than they give, or files contradict each other.
         InputOutputError: reading failed.
     """
 
-    def __init__(self, directory: Path, name_map: Mapping[str, str], ignored: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, names: WeightMap, shapes: Mapping[str, Shape] = MappingProxyType({})
+    ) -> None:
         found = _tensors(directory)
-        raise_listed(directory, _differences(found, name_map, ignored))
-        super().__init__(directory, {name: found[tensor] for name, tensor in name_map.items()})
+        raise_listed(directory, _differences(found, names))
+        located = {name: found[tensor] for name, tensor in names.tensors.items()}
+        problems: list[str] = []
+        for tensor in names.fused:
+            try:
+                located |= _parts(tensor, found[tensor.name], shapes)
+            except IntegrityError as error:
+                problems.append(str(error))
+        raise_listed(directory, problems)
+        super().__init__(directory, located)
 
 
 def _tensors(directory: Path) -> dict[str, Located]:
@@ -78,19 +92,37 @@ def _shard(path: Path) -> dict[str, Located]:
     return _located(path)
 
 
-def _differences(
-    found: Mapping[str, Located], name_map: Mapping[str, str], ignored: Sequence[str]
-) -> Iterator[str]:
-    patterns = [_pattern(text) for text in ignored]
-    mapped = set(name_map.values())
-    if len(mapped) < len(name_map):
-        raise ValueError("name_map maps two names to one tensor")
-    for name, tensor in name_map.items():
+def _differences(found: Mapping[str, Located], names: WeightMap) -> Iterator[str]:
+    patterns = [_pattern(text) for text in names.ignored]
+    mapped = {tensor: name for name, tensor in names.tensors.items()}
+    mapped |= {tensor.name: tensor.parameters[0] for tensor in names.fused}
+    for tensor, name in mapped.items():
         if tensor not in found:
             yield f"no tensor {shown(tensor)}, which is {name}"
     for tensor, located in found.items():
         if tensor not in mapped and not any(pattern.fullmatch(tensor) for pattern in patterns):
             yield f"{located} is neither mapped to a parameter nor ignored"
+
+
+def _parts(tensor: FusedTensor, located: Located, shapes: Mapping[str, Shape]) -> dict[str, Located]:
+    """The parameters that a tensor is made of. Raises IntegrityError."""
+    unknown = next((name for name in tensor.parameters if name not in shapes), None)
+    if unknown is not None:
+        raise IntegrityError(f"{located} is mapped to {shown(unknown)}, which is no parameter of the model")
+    try:
+        found = places(tensor.forms, [shapes[name] for name in tensor.parameters])
+    except LayoutError as error:
+        raise IntegrityError(f"{located} cannot be made of its parameters: {error}") from error
+    if located.entry.shape != found[0].whole:
+        raise IntegrityError(
+            f"{located} has shape {located.entry.shape}, {found[0].whole} is needed for "
+            f"{_and_more(tensor.parameters)}"
+        )
+    return {name: replace(located, fused=place) for name, place in zip(tensor.parameters, found, strict=True)}
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _pattern(text: str) -> re.Pattern[str]:

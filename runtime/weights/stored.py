@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from moec.runtime.data.files import ReadOnlyFile
 from moec.runtime.errors import IntegrityError
+from moec.runtime.weights.layout import Box, Place, as_it_is, flat_range
+from moec.runtime.weights.strided import read_strided
 from moec.runtime.weights.tensor_file import DTYPES, Entry, read_slice, shown
 
 MAX_LISTED = 5
@@ -24,11 +27,23 @@ _OPEN_FILES = 64  # at a time: a checkpoint may have more files than a process m
 
 @dataclass(frozen=True)
 class Located:
-    """Where a tensor is: the file, its name in the file, and what the file's header says of it."""
+    """Where a parameter is: the file, its tensor there, what the file's header says of that, and, if the
+    tensor is made of several, its place in it."""
 
     path: Path
     tensor: str
     entry: Entry
+    fused: Place | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the parameter."""
+        return self.entry.shape if self.fused is None else self.fused.shape
+
+    @property
+    def place(self) -> Place:
+        """Its place in the tensor."""
+        return self.fused or as_it_is(self.entry.shape)
 
     def __str__(self) -> str:
         return f"{shown(self.tensor)} of {self.path}"
@@ -75,7 +90,7 @@ class StoredTensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
-        return self._find(name).entry.shape
+        return self._find(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype that a tensor is stored in.
@@ -97,8 +112,39 @@ class StoredTensors:
             InputOutputError: reading failed.
         """
         located = self._find(name)
-        self.dtype(name)
-        return read_slice(self._open(located.path), located.entry, start, count)
+        dtype = self.dtype(name)
+        if located.fused is None:
+            return read_slice(self._open(located.path), located.entry, start, count)
+        if start < 0 or count < 0 or start + count > prod(located.shape):
+            raise IndexError(f"elements {start} to {start + count} of a parameter of {prod(located.shape)}")
+        values, filled = torch.empty(count, dtype=dtype), 0
+        for box in flat_range(located.shape, start, start + count):
+            sizes = [high - low for low, high in box]
+            part = values[filled : filled + prod(sizes)]
+            self._fill(part.view(sizes), located, box)
+            filled += part.numel()
+        return values
+
+    def read_box(self, name: str, box: Box) -> Tensor:
+        """The elements in a box of the tensor, in the stored dtype, on the CPU.
+
+        Raises:
+            IntegrityError: no tensor of that name, or its file has changed.
+            IndexError: the tensor has no such elements.
+            InputOutputError: reading failed.
+        """
+        located = self._find(name)
+        if len(box) != len(located.shape) or any(
+            not 0 <= low <= high <= size for (low, high), size in zip(box, located.shape, strict=True)
+        ):
+            raise IndexError(f"{box} of a tensor of shape {located.shape}")
+        values = torch.empty([high - low for low, high in box], dtype=self.dtype(name))
+        self._fill(values, located, box)
+        return values
+
+    def _fill(self, into: Tensor, located: Located, box: Box) -> None:
+        file = self._open(located.path)
+        read_strided(partial(read_slice, file, located.entry), located.place.strided(box), into)
 
     def check_against(
         self,
@@ -132,7 +178,7 @@ class StoredTensors:
             IntegrityError: otherwise.
         """
         located = self._find(name)
-        if located.entry.shape != shape:
+        if located.shape != shape:
             raise IntegrityError(f"{located} has shape {located.entry.shape}, {shape} is needed for {name}")
 
     def _problems(

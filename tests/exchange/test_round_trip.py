@@ -126,9 +126,9 @@ def test_mixed_dtypes_become_the_one_that_holds_all_values(published: Publish, t
     spec = import_checkpoint(checkpoint, tmp_path / "imported", find_model=models.read)
     reader = WeightsReader(tmp_path / "imported" / "weights")
     assert spec.checkpoint is not None
-    for name, tensor in spec.checkpoint.plain.items():
-        wanted = tensors[tensor].float().view(-1)
-        assert torch.equal(reader.read(name, 0, wanted.numel()), wanted)
+    for tensor in spec.checkpoint.tensors:
+        wanted = tensors[tensor.name].float().view(-1)
+        assert torch.equal(reader.read(*tensor.parameters, 0, wanted.numel()), wanted)
 
 
 def test_a_model_may_come_from_a_file(published: Publish, imported: Import, tmp_path: Path) -> None:

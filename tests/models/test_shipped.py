@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from moec import dsl, models
 from moec.dsl.parameters import count, model_parameters
+from moec.dsl.weightmap.shapes import combined
 
 # What the papers and model cards say: (total, active).
 PUBLISHED = {
@@ -96,7 +97,10 @@ def test_tensors_and_config_are_those_transformers_saves(name: str, tmp_path: Pa
 
     shapes = {n: p.shape for region, p in model_parameters(spec.model) for n in p.names(region)}
     assert spec.checkpoint is not None
-    ours = {tensor: shapes[parameter] for parameter, tensor in spec.checkpoint.plain.items()}
+    ours = {
+        tensor.name: combined(tensor.forms, [shapes[name] for name in tensor.parameters])
+        for tensor in spec.checkpoint.tensors
+    }
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         saved = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     assert ours == saved

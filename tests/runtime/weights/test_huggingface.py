@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from moec.runtime.abi.weight_map import WeightMap
 from moec.runtime.errors import IntegrityError, UserError
 from moec.runtime.weights.huggingface import HuggingFaceReader
 
@@ -23,6 +24,7 @@ TENSORS = {
 }
 NAMES = {"embed": "model.embed_tokens.weight", "layers.0.norm": "model.layers.0.norm.weight"}
 IGNORED = ("model.layers.{}.rotary.inv_freq",)
+MAP = WeightMap(NAMES, (), IGNORED)
 INDEX = "model.safetensors.index.json"
 
 
@@ -45,7 +47,7 @@ def sharded(directory: Path, change: Callable[[dict[str, Any]], object] = lambda
 
 @pytest.mark.parametrize("lay_out", [single, sharded])
 def test_tensors_are_read_by_our_names(tmp_path: Path, lay_out: Callable[[Path], Path]) -> None:
-    reader = HuggingFaceReader(lay_out(tmp_path), NAMES, IGNORED)
+    reader = HuggingFaceReader(lay_out(tmp_path), MAP)
     reader.check_against({"embed": (4, 2), "layers.0.norm": (2,)}, torch.float32)
     assert list(reader.names()) == list(NAMES)
     for name, tensor in NAMES.items():
@@ -63,7 +65,7 @@ def test_what_transformers_saves_in_shards_is_read(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     weight_map = json.loads((tmp_path / INDEX).read_text())["weight_map"]
     assert len(set(weight_map.values())) > 1
-    reader = HuggingFaceReader(tmp_path, {f"our.{name}": name for name in weight_map})
+    reader = HuggingFaceReader(tmp_path, WeightMap({f"our.{name}": name for name in weight_map}, (), ()))
     embed = reader.read("our.model.embed_tokens.weight", 0, 50 * 16)
     assert torch.equal(embed.view(50, 16), model.model.embed_tokens.weight)
     assert reader.dtype("our.lm_head.weight") == torch.bfloat16
@@ -72,7 +74,7 @@ def test_what_transformers_saves_in_shards_is_read(tmp_path: Path) -> None:
 def test_missing_and_extra_tensors_are_listed(tmp_path: Path) -> None:
     names = {**NAMES, "logits": "lm_head.weight"}
     with pytest.raises(IntegrityError) as failure:
-        HuggingFaceReader(single(tmp_path), names)
+        HuggingFaceReader(single(tmp_path), WeightMap(names, (), ()))
     message = str(failure.value)
     assert "no tensor 'lm_head.weight', which is logits" in message
     extra = f"'model.layers.0.rotary.inv_freq' of {tmp_path}/model.safetensors"
@@ -83,14 +85,14 @@ def test_a_pattern_matches_numbers_and_nothing_else(tmp_path: Path) -> None:
     """Neither the dots nor the braces of a pattern are those of a regular expression."""
     for pattern in ("model.layers.{}.rotary.inv_fre", "model.{}.0.rotary.inv_freq", "model.layers.*", ".{}"):
         with pytest.raises(IntegrityError, match="neither mapped"):
-            HuggingFaceReader(single(tmp_path), NAMES, [pattern])
+            HuggingFaceReader(single(tmp_path), WeightMap(NAMES, (), (pattern,)))
     long = {**TENSORS, f"x.{'1' * 900}": torch.ones(1)}
     with pytest.raises(IntegrityError, match="neither mapped"):
-        HuggingFaceReader(single(tmp_path, long), NAMES, [*IGNORED, "x." + "{}" * 30 + "y"])
+        HuggingFaceReader(single(tmp_path, long), WeightMap(NAMES, (), (*IGNORED, "x." + "{}" * 30 + "y")))
 
 
 def test_shapes_and_dtypes_are_named_in_both_languages(tmp_path: Path) -> None:
-    reader = HuggingFaceReader(single(tmp_path), NAMES, IGNORED)
+    reader = HuggingFaceReader(single(tmp_path), MAP)
     with pytest.raises(
         IntegrityError, match=r"'model.embed_tokens.weight' of .*model.safetensors has shape \(4, 2\), "
     ):
@@ -104,12 +106,14 @@ def test_shapes_and_dtypes_are_named_in_both_languages(tmp_path: Path) -> None:
 def test_quantised_tensors_are_refused_unless_they_are_ignored(tmp_path: Path) -> None:
     """An 8-bit float means nothing without its scale, so it is not cast either."""
     quantised = {**TENSORS, "model.embed_tokens.weight": torch.randn(4, 2).to(torch.float8_e4m3fn)}
-    reader = HuggingFaceReader(single(tmp_path, quantised), NAMES, IGNORED)
+    reader = HuggingFaceReader(single(tmp_path, quantised), MAP)
     with pytest.raises(IntegrityError, match="has dtype F8_E4M3, which cannot be read"):
         reader.check_against({"embed": (4, 2), "layers.0.norm": (2,)}, torch.float32, cast=True)
     with pytest.raises(IntegrityError, match="has dtype F8_E4M3"):
         reader.read("embed", 0, 1)
-    rest = HuggingFaceReader(tmp_path, {"layers.0.norm": NAMES["layers.0.norm"]}, [*IGNORED, NAMES["embed"]])
+    rest = HuggingFaceReader(
+        tmp_path, WeightMap({"layers.0.norm": NAMES["layers.0.norm"]}, (), (*IGNORED, NAMES["embed"]))
+    )
     rest.check_against({"layers.0.norm": (2,)}, torch.float32)
 
 
@@ -141,7 +145,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_a_hostile_index_is_refused(tmp_path: Path, case: str) -> None:
     change, message = HOSTILE[case]
     with pytest.raises(IntegrityError, match=message):
-        HuggingFaceReader(sharded(tmp_path, change), NAMES, IGNORED)
+        HuggingFaceReader(sharded(tmp_path, change), MAP)
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
@@ -149,19 +153,19 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     both = {name: TENSORS[name], "model.embed_tokens.weight": TENSORS["model.embed_tokens.weight"]}
     save_file(both, sharded(tmp_path) / "model-00001-of-00003.safetensors")
     with pytest.raises(IntegrityError, match=f"00001.* has a tensor '{name}', which the index does not say"):
-        HuggingFaceReader(tmp_path, NAMES, IGNORED)
+        HuggingFaceReader(tmp_path, MAP)
 
 
 def test_an_index_with_a_key_twice_is_refused(tmp_path: Path) -> None:
     sharded(tmp_path)
     (tmp_path / INDEX).write_text('{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}')
     with pytest.raises(IntegrityError, match="twice"):
-        HuggingFaceReader(tmp_path, NAMES, IGNORED)
+        HuggingFaceReader(tmp_path, MAP)
 
 
 def test_a_directory_without_safetensors_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has neither model\.safetensors nor"):
-        HuggingFaceReader(tmp_path / "none", NAMES)
+        HuggingFaceReader(tmp_path / "none", MAP)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(UserError, match="pickles, which are never read: save it again as safetensors"):
-        HuggingFaceReader(tmp_path, NAMES)
+        HuggingFaceReader(tmp_path, MAP)

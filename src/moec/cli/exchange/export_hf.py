@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,8 +13,11 @@ import torch
 from moec.cli.exchange.directory import check_new, new_directory, write_file
 from moec.cli.exchange.source import Shapes, all_shapes, open_source, widest_dtype
 from moec.dsl import Spec, checkpoint_config
+from moec.dsl.spec import FileTensor
 from moec.runtime.abi.codec import dump
-from moec.runtime.weights.load import BLOCK
+from moec.runtime.abi.weight_map import Form
+from moec.runtime.weights.assemble import assembled
+from moec.runtime.weights.layout import Place, places
 from moec.runtime.weights.reader import WeightsReader
 from moec.runtime.weights.tensor_file import header_of
 
@@ -23,11 +26,23 @@ PART_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True)
+class _Tensor:
+    """A tensor of the checkpoint, and the parameters that it is made of, with their places."""
+
+    name: str
+    parts: Sequence[tuple[str, Place]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.parts[0][1].whole
+
+
+@dataclass(frozen=True)
 class _Part:
-    """A file of the checkpoint, and its tensors in order: name -> shape."""
+    """A file of the checkpoint, and its tensors in order."""
 
     file: str
-    shapes: Shapes
+    tensors: Sequence[_Tensor]
 
 
 def export_checkpoint(source: Path, to: Path, *, part_bytes: int = PART_BYTES) -> None:
@@ -46,59 +61,53 @@ def export_checkpoint(source: Path, to: Path, *, part_bytes: int = PART_BYTES) -
     spec, weights = open_source(source)
     dtype = widest_dtype(weights)
     config = checkpoint_config(spec) | {"torch_dtype": str(dtype).removeprefix("torch.")}
-    names = _names(spec)
-    parts = _parts(spec, names, dtype, part_bytes)
+    parts = _parts(spec, dtype, part_bytes)
     with new_directory(to) as partial:
         write_file(partial / "config.json", dump(config))
         for part in parts:
-            _write_part(partial, part, names, weights, dtype)
+            _write_part(partial, part, weights, dtype)
         if len(parts) > 1:
             write_file(partial / "model.safetensors.index.json", dump(_index(parts, dtype)))
 
 
-def _names(spec: Spec) -> dict[str, str]:
-    """The published name of every tensor -> moec's."""
-    assert spec.checkpoint is not None, "checkpoint_config would have raised"
-    return {tensor: name for name, tensor in spec.checkpoint.plain.items()}
-
-
-def _parts(spec: Spec, names: Mapping[str, str], dtype: torch.dtype, part_bytes: int) -> list[_Part]:
+def _parts(spec: Spec, dtype: torch.dtype, part_bytes: int) -> list[_Part]:
     """All tensors in the order of the model, cut into files of at most `part_bytes`."""
+    assert spec.checkpoint is not None, "checkpoint_config would have raised"
     shapes = all_shapes(spec)
-    cut: list[Shapes] = [{}]
+    cut: list[list[_Tensor]] = [[]]
     filled_bytes = 0
-    for tensor, name in names.items():
-        size_bytes = prod(shapes[name]) * dtype.itemsize
+    for tensor in spec.checkpoint.tensors:
+        made = _tensor(tensor, shapes)
+        size_bytes = prod(made.shape) * dtype.itemsize
         if cut[-1] and filled_bytes + size_bytes > part_bytes:
-            cut.append({})
+            cut.append([])
             filled_bytes = 0
-        cut[-1][tensor] = shapes[name]
+        cut[-1].append(made)
         filled_bytes += size_bytes
     if len(cut) == 1:
         return [_Part("model.safetensors", cut[0])]
     return [_Part(f"model-{i:05}-of-{len(cut):05}.safetensors", part) for i, part in enumerate(cut, 1)]
 
 
+def _tensor(tensor: FileTensor, shapes: Shapes) -> _Tensor:
+    forms = [Form(form.kind, form.count) for form in tensor.forms]
+    found = places(forms, [shapes[name] for name in tensor.parameters])
+    return _Tensor(tensor.name, tuple(zip(tensor.parameters, found, strict=True)))
+
+
 def _index(parts: list[_Part], dtype: torch.dtype) -> dict[str, object]:
-    numel = sum(prod(shape) for part in parts for shape in part.shapes.values())
+    numel = sum(prod(tensor.shape) for part in parts for tensor in part.tensors)
     return {
         "metadata": {"total_size": numel * dtype.itemsize},
-        "weight_map": {tensor: part.file for part in parts for tensor in part.shapes},
+        "weight_map": {tensor.name: part.file for part in parts for tensor in part.tensors},
     }
 
 
-def _write_part(
-    directory: Path, part: _Part, names: Mapping[str, str], weights: WeightsReader, dtype: torch.dtype
-) -> None:
+def _write_part(directory: Path, part: _Part, weights: WeightsReader, dtype: torch.dtype) -> None:
     with (directory / part.file).open("xb") as file:
-        file.write(header_of(part.shapes, dtype))
-        for tensor, shape in part.shapes.items():
-            for block in _blocks(weights, names[tensor], prod(shape)):
-                file.write(block.to(dtype).view(torch.uint8).numpy().data)
+        file.write(header_of({tensor.name: tensor.shape for tensor in part.tensors}, dtype))
+        for tensor in part.tensors:
+            for block in assembled(weights, tensor.parts, dtype):
+                file.write(block.view(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _blocks(weights: WeightsReader, name: str, numel: int) -> Iterator[torch.Tensor]:
-    for begin in range(0, numel, BLOCK):
-        yield weights.read(name, begin, min(BLOCK, numel - begin))

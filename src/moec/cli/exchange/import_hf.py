@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from moec import models
 from moec.cli.exchange.directory import check_new, new_directory, write_file
-from moec.cli.exchange.source import MODEL_NAME, WEIGHTS_NAME, all_shapes, region_shapes, widest_dtype
+from moec.cli.exchange.source import (
+    MODEL_NAME,
+    WEIGHTS_NAME,
+    Shapes,
+    all_shapes,
+    region_shapes,
+    widest_dtype,
+)
+from moec.compiler.emit.weight_map import weight_map
 from moec.dsl import Spec, checkpoint_overrides, load, spec_from_config
 from moec.dsl.resolve import FindModel
 from moec.dsl.spec import Checkpoint
@@ -42,7 +50,7 @@ def import_checkpoint(hf_dir: Path, out: Path, *, spec: str | None = None, find_
     config = read_json_file(hf_dir / CONFIG_NAME, MAX_CONFIG_BYTES)
     found = _spec(config, spec, find_model)
     assert found.checkpoint is not None, "the config was read through its weight map"
-    weights = _open(hf_dir, found.checkpoint)
+    weights = _open(hf_dir, found.checkpoint, all_shapes(found))
     dtype = widest_dtype(weights)
     weights.check_against(all_shapes(found), dtype)
     with new_directory(out) as partial:
@@ -59,22 +67,25 @@ def _spec(config: Mapping[str, object], spec: str | None, find_model: FindModel)
     return load(spec, overrides, find_model, shipped)
 
 
-def _open(hf_dir: Path, checkpoint: Checkpoint) -> HuggingFaceReader:
+def _open(hf_dir: Path, checkpoint: Checkpoint, shapes: Shapes) -> HuggingFaceReader:
+    names = weight_map(checkpoint)
     try:
-        return HuggingFaceReader(hf_dir, checkpoint.plain, checkpoint.ignored)
+        return HuggingFaceReader(hf_dir, names, shapes)
     except IntegrityError as error:
-        fused = _fused_tensor(hf_dir)
+        fused = _fused_tensor(hf_dir, {tensor.name for tensor in names.fused})
         if fused is None:
             raise
         raise UserError(
-            f"{hf_dir} holds all experts of a layer in one tensor ({fused}), a layout that is not supported: "
-            "save it again with save_pretrained of transformers, which writes every expert by itself"
+            f"{hf_dir} holds all experts of a layer in one tensor ({fused}), a layout that the weight map of "
+            "the model does not have: save it again with save_pretrained of transformers, which writes the "
+            "published layout"
         ) from error
 
 
-def _fused_tensor(hf_dir: Path) -> str | None:
-    """The first tensor that holds several experts. Raises IntegrityError for a damaged file."""
+def _fused_tensor(hf_dir: Path, mapped: Set[str]) -> str | None:
+    """The first tensor that holds several experts and is not mapped. Raises IntegrityError for a damaged
+    file."""
     names = (
         name for path in sorted(hf_dir.glob("*.safetensors")) for name in read_header(ReadOnlyFile(path))
     )
-    return next((name for name in names if name.endswith(_FUSED)), None)
+    return next((name for name in names if name.endswith(_FUSED) and name not in mapped), None)
