@@ -92,6 +92,12 @@ MISPLACED = Kind(
     "out of place",
     "The statement or expression exists in the language but cannot stand at this place.",
 )
+CIRCULAR = Kind(
+    "MOE0209",
+    "bindings in a circle",
+    "A binding of a model may refer to others, as in `swa_heads = heads / 2`, but not to itself, directly or "
+    "through others.",
+)
 
 # --- 03 values ---
 WRONG_TYPE = Kind(
@@ -145,29 +151,54 @@ TOO_MANY_PARAMETERS = Kind(
     "model too large",
     "The parameters of the model, all layers and experts together, exceed the limit of 10^15.",
 )
-ONE_SHARED = Kind(
-    "MOE0405",
-    "one shared expert",
-    "The shared expert is written `1 of swiglu(W)`. Several shared experts that every token passes "
-    "compute the same as one of their total width.",
+# MOE0405 was a count of shared experts other than one.
+EXCLUDED = Kind(
+    "MOE0406",
+    "arguments exclude each other",
+    "Both arguments say the same thing, or what one says leaves no meaning to the other: "
+    "`window: 128, chunk: 512`, or `rope(dims: 32, fraction: 0.5)`. Give one of them.",
+)
+NO_EFFECT = Kind(
+    "MOE0407",
+    "argument without effect",
+    "The argument belongs to something that is not there: `shared_gate: true` without `shared`, "
+    "`latent_norm: norm` without `latent`. Nothing that is written is left without effect.",
+)
+BAD_POSITION = Kind(
+    "MOE0408",
+    "positions that cannot be",
+    "Rotary positions turn pairs of dims, so `dims` is even and at most the size of a head, and `fraction` "
+    "of a head must come out even. `longrope` has a factor for every pair; ramps have a larger and a "
+    "smaller end.",
 )
 
 # --- 05 router and balance ---
 BAD_ROUTER = Kind(
     "MOE0501",
     "router out of order",
-    "A router is a pipeline of score, choose and weigh, in the order it happens: `softmax | top(k)`, "
-    "`softmax | top(k) | renormalize`, or `top(k) | softmax`.",
+    "A router is a pipeline of stages in the order they happen: [jitter], scale or softcap of logits, "
+    "[softmax | sigmoid | sqrt_softplus], [correction_bias | sinkhorn], [groups], the choice by top, "
+    "sparsemixer, hash or round_robin, [softmax | sigmoid] of the chosen, [renormalize], scale or "
+    "expert_scale of weights, [capacity]. `softmax | top(2) | renormalize` and `top(4) | softmax` are "
+    "routers.",
 )
 TOP_TOO_LARGE = Kind(
     "MOE0502",
     "more choices than experts",
-    "A token is sent to k different experts, so k is at most the number of experts.",
+    "A token is sent to k different experts, so k is at most the number of experts, or with `groups` the "
+    "number of experts in the groups that are kept.",
 )
 BAD_BALANCE = Kind(
     "MOE0503",
     "balance term",
-    "`balance` is `none` or a sum of loss terms, each at most once: `aux_loss(0.01)`, `z_loss(0.001)`.",
+    "`balance` is `none` or a sum of loss terms, each at most once: `aux_loss(0.01) + z_loss(0.001)`. "
+    "`sequence_aux_loss` is a loss of the router's scores, so the router needs a score before its choice.",
+)
+BAD_GROUPS = Kind(
+    "MOE0504",
+    "groups that cannot be",
+    "`groups(n, keep: k)` cuts the experts into n groups of one size and keeps k of them, so n divides the "
+    "number of experts and k is at most n. `by: top2_sum` adds the two best of a group, so a group has two.",
 )
 
 # --- 06 layers ---
@@ -394,7 +425,7 @@ TOO_LARGE = Kind(
 TOO_DEEP = Kind(
     "MOE1202",
     "nested too deep",
-    "Brackets nest at most 64 deep.",
+    "Brackets nest at most 32 deep.",
 )
 
 # --- 13 not supported yet ---

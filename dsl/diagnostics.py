@@ -84,6 +84,7 @@ class DiagnosticBag:
     def __init__(self) -> None:
         self._found: list[Diagnostic] = []
         self._seen: set[tuple[object, ...]] = set()
+        self.reports = 0  # calls of `add`, repetitions included
 
     def __len__(self) -> int:
         return len(self._found)
@@ -93,6 +94,7 @@ class DiagnosticBag:
         span = diagnostic.span
         place = (id(span.source), span.start, span.end) if span else ()
         key = (diagnostic.code, diagnostic.label, *place)
+        self.reports += 1
         if key not in self._seen and len(self._found) < DIAGNOSTICS:
             self._seen.add(key)
             self._found.append(diagnostic)

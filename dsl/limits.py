@@ -5,7 +5,7 @@ from __future__ import annotations
 # --- the text ---
 FILE_BYTES = 1 << 20
 TOKENS = 30_000
-NESTING = 64
+NESTING = 32
 NAME_LENGTH = 128
 STRING_LENGTH = 1024
 BAD_CHARACTERS = 20  # runs of them reported before the rest of a text is given up
@@ -13,7 +13,7 @@ ARGUMENTS = 64  # of a call
 NUMBER_LENGTH = 40  # characters of a literal
 NUMBER_EXPONENT = 300  # of ten, in absolute value
 NUMBER_BITS = 8192  # of the numerator and the denominator of a product
-NAMES_IN_NUMBERS = 16  # that follow from one another: `a = 2 * b`, `b = 2 * c`
+REFERENCES = 16  # of bindings to one another, in a row: `a = 2 * b`, `b = 2 * c`
 ROOT_OF = 10**30
 USED_FILES = 32  # files reached by `use`, all together
 OVERRIDES = 1_000
@@ -24,7 +24,7 @@ DIAGNOSTICS_SHOWN = 30  # of those, as text; the rest is counted
 LAYERS = 10_000
 EQUATIONS = 64  # of a layer
 MATCH_ARMS = 256
-ARMS = 1024  # of all matches of a model
+DECISIONS = 1_000_000  # arms of all matches of a model, times its layers
 CHOICES = 200_000  # expressions checked for all choices of all matches
 LIST_ITEMS = 10_000
 EXPERTS = 65_536
@@ -33,6 +33,7 @@ WIDTH = 1 << 20  # of the residual stream
 FFN_WIDTH = 1 << 24
 HEADS = 65_536
 HEAD_DIM = 65_536
+ITERATIONS = 1_000  # of sinkhorn
 CONTEXT = 1 << 27
 PARAMETERS = 10**15  # of the whole model
 

@@ -39,9 +39,9 @@ class Arguments:
         """The value of an argument, or its default where it is absent or (after reporting why) unusable."""
         if name not in self.given:
             return default
-        before = len(self.bag)
+        before = self.bag.reports
         value = self._attempt(name, reader, default)
-        if len(self.bag) > before:
+        if self.bag.reports > before:
             self.faults.add(name)
         return value
 

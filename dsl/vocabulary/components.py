@@ -15,12 +15,11 @@ _ATTEND = (
 )
 """How queries look at keys: arguments of every kind of attention."""
 
-_FFN = (
+_GATED = (
     Param("width", "count"),
     Param("bias", "true or false", "false"),
     Param("clamp", "positive number or none", "none", takes_none=True),
     Param("clamp_after", "positive number or none", "none", takes_none=True),
-    Param("alpha", "positive number", "1"),
     Param("offset", "number", "0"),
 )
 
@@ -96,7 +95,7 @@ COMPONENTS = (
     Construct(
         "swiglu",
         "component",
-        (*_FFN,),
+        (*_GATED, Param("alpha", "positive number", "1")),
         positional=True,
         meaning="down(silu(gate(x)) * up(x)), silu(g) = g * sigmoid(alpha * g). Shazeer, 2020. `offset: "
         "o` adds o to up(x); `clamp: c` clamps gate(x) from above and up(x) on both sides, `clamp_after` "
@@ -106,7 +105,7 @@ COMPONENTS = (
     Construct(
         "geglu",
         "component",
-        (*_FFN,),
+        _GATED,
         positional=True,
         meaning="down(gelu(gate(x)) * up(x)), gelu in its tanh form. Shazeer, 2020. `offset: o` adds o "
         "to up(x); `clamp: c` clamps gate(x) from above and up(x) on both sides, `clamp_after` the "
