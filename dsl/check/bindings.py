@@ -20,6 +20,7 @@ from moec.dsl.check.variants import Variants, Work, has_match, variants
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.quantities import group
 from moec.dsl.trees import walk
+from moec.dsl.vocabulary import CONSTRUCTS
 
 
 def _is_value(expr: s.Expr, exprs: Mapping[str, s.Expr]) -> bool:
@@ -46,6 +47,7 @@ class Bindings:
     refers: Mapping[str, frozenset[str]]  # to other bindings, by name
     varying: frozenset[str]
     values: frozenset[str]  # numbers, lists and patterns
+    unsound: frozenset[str]  # those that refer to themselves, or on and on
 
     def closure(self, names: Iterable[str]) -> dict[str, s.Expr]:
         """The varying ones among some names, and those they refer to."""
@@ -63,8 +65,8 @@ class Bindings:
         return {name: e for name, e in self.exprs.items() if name in self.values - self.varying}
 
 
-def bindings(exprs: Mapping[str, s.Expr]) -> Bindings:
-    """Sort bindings by what they refer to."""
+def bindings(exprs: Mapping[str, s.Expr], bag: DiagnosticBag) -> Bindings:
+    """Sort bindings by what they refer to, and report circles."""
     refers = {name: names_in([expr]) & exprs.keys() for name, expr in exprs.items()}
     referred: dict[str, list[str]] = {}
     for name, others in refers.items():
@@ -78,7 +80,43 @@ def bindings(exprs: Mapping[str, s.Expr]) -> Bindings:
             varying.add(name)
             waiting += referred.get(name, [])
     values = frozenset(name for name, expr in exprs.items() if _is_value(expr, exprs))
-    return Bindings(exprs, refers, frozenset(varying), values)
+    return Bindings(exprs, refers, frozenset(varying), values, _unsound(exprs, bag))
+
+
+def _unsound(exprs: Mapping[str, s.Expr], bag: DiagnosticBag) -> frozenset[str]:
+    """Bindings that refer to one another in a circle or in too long a row, and what refers to those."""
+    waiting = {name: _needs(expr) & exprs.keys() for name, expr in exprs.items()}
+    for _ in range(limits.REFERENCES):
+        ready = {name for name, needs in waiting.items() if not needs}
+        waiting = {name: needs - ready for name, needs in waiting.items() if name not in ready}
+        if not waiting or not ready:
+            break
+    if waiting:
+        circle = _circle(waiting)
+        place = exprs[circle[0] if circle else next(iter(waiting))].span
+        shown = " -> ".join(f"`{name}`" for name in circle[:4]) + (" -> ..." if len(circle) > 4 else "")
+        deep = f"bindings refer to one another at most {limits.REFERENCES} deep"
+        bag.add(c.CIRCULAR.at(place, f"a circle: {shown}") if circle else c.TOO_DEEP.at(place, deep))
+    return frozenset(waiting)
+
+
+def _circle(waiting: Mapping[str, frozenset[str]]) -> list[str]:
+    """A circle among bindings that wait for one another, its first name again at the end; empty if none."""
+    name, trail = next(iter(waiting)), dict[str, None]()
+    while name not in trail:
+        trail[name] = None
+        if not waiting[name]:
+            return []
+        name = min(waiting[name])
+    names = list(trail)
+    return [*names[names.index(name) :], name]
+
+
+def _needs(expr: s.Expr) -> frozenset[str]:
+    """Names of what may be a binding: not what is called, nor the stages of a router and the like."""
+    called = {id(one.callee) for one in walk(expr) if isinstance(one, s.Invoke)}
+    names = (one.text for one in walk(expr) if isinstance(one, s.Ref) and id(one) not in called)
+    return frozenset(name for name in names if name not in CONSTRUCTS or CONSTRUCTS[name].role == "component")
 
 
 def names_in(exprs: Iterable[s.Expr]) -> frozenset[str]:
@@ -91,7 +129,8 @@ def scope_of(bound: Bindings, sizes: Mapping[str, s.Expr], bag: DiagnosticBag) -
     values = bound.constants()
     scope = Scope(values | dict(sizes), bound.values & bound.varying)
     for name, value in values.items():
-        bag.attempt(_check_value, name, value, scope)
+        if name not in bound.unsound:
+            bag.attempt(_check_value, name, value, scope)
     return scope
 
 
@@ -175,6 +214,8 @@ class Checker:
 
     def _component(self, name: str) -> Bound:
         bag = self.context.bag
+        if name in self.bound.unsound:
+            return Bound((None,))
         if name not in self.bound.varying:
             return Bound((bag.attempt(component, self.bound.exprs[name], self.context),))
         found = bag.attempt(self.choices, self.bound.closure([name]), self.bound.exprs[name])
@@ -189,7 +230,8 @@ class Checker:
         if self.matcher is None:
             return None
         found = variants(exprs, self.matcher)
-        self.work.spend(exprs.values(), len(found.forms), place.span)
+        if len(found.forms) > 1:
+            self.work.spend(exprs.values(), len(found.forms), place.span)
         return found
 
     def within(self, form: Mapping[str, s.Expr]) -> Context:

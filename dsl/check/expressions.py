@@ -167,21 +167,25 @@ def only_argument(call: s.Invoke) -> s.Expr:
 
 
 def check_unique(
-    calls: Iterable[tuple[m.Call, Span]], width: int, bag: DiagnosticBag, taken: Iterable[str] = ()
+    calls: Iterable[tuple[m.Call, Span]], width: int, bag: DiagnosticBag, taken: Iterable[str] | None = None
 ) -> None:
-    """Report calls whose parameters have a name that is taken, by each other or beforehand."""
-    owners = dict.fromkeys(taken, "")
+    """Report calls whose parameters have a name that another has, or (outside of a layer) one of `taken`."""
+    owners = dict.fromkeys(taken or (), "")
+    sound = not len(bag)
     for call, place in calls:
-        for name in _names(call, width):
+        for name in _names(call, width, sound):
             if name not in owners:
                 owners[name] = call.path
                 continue
-            same = owners[name] == call.path
-            label = f"a second use of `{call.path}` in this layer" if same else f"a second `{name}`"
+            again = f"a second use of `{call.path}`{' in this layer' if taken is None else ''}"
+            label = again if owners[name] == call.path else f"a second `{name}`"
             advice = "bind the component to another name and use that"
             bag.add(c.PARAMETERS_TWICE.at(place, label, advice=advice))
             break
 
 
-def _names(call: m.Call, width: int) -> Iterator[str]:
-    return (parameter.path for parameter in parameters.call_parameters(call, width))
+def _names(call: m.Call, width: int, sound: bool) -> Iterator[str]:
+    """The names of a call's parameters; of a component that may be unsound, what they start with."""
+    if sound or isinstance(call.component, m.RmsNorm | m.LayerNorm):
+        return (parameter.path for parameter in parameters.call_parameters(call, width))
+    return iter((call.path,))

@@ -117,7 +117,8 @@ class _Kinds:
             self._called[form] = sorted(name for name in names & by_name.keys() if by_name[name].of_layer)
         key = _Key(form, tuple((name, by_name[name].form(index)) for name in self._called[form]))
         if key not in self._built:
-            self._checker.work.spend(found.forms[form].values(), 1 + len(self._built), self._block.kind.span)
+            if self._built:
+                self._checker.work.spend(found.forms[form].values(), 1, self._block.kind.span)
             layer = self._build(found.forms[form], index)
             self._built[key] = self._equal.setdefault(layer, layer)
         return self._built[key]

@@ -121,26 +121,25 @@ def _size(parts: _Parts, name: str) -> int:
 
 
 def _checker(parts: _Parts, width: int | None, bag: DiagnosticBag) -> Checker:
-    bound = bindings(parts.bindings)
+    bound = bindings(parts.bindings, bag)
     sizes = {name: parts.settings[name].value for name in _SETTINGS[:3] if name in parts.settings}
     scope = scope_of(bound, {name: size for name, size in sizes.items() if isinstance(size, s.Number)}, bag)
-    sound = parts.layers is not None and bag.attempt(_check_arms, parts.block)
-    count = bag.attempt(layer_count, parts.layers, scope) if parts.layers is not None and sound else None
-    matcher = None if count is None else Matcher(count, scope)
+    matcher = None if parts.layers is None else bag.attempt(_matcher, parts.block, parts.layers, scope)
     return Checker(bound, Context(width, scope, parts.bindings, bag), matcher)
 
 
-def _check_arms(block: s.Block) -> bool:
-    """True: the arms of all matches together are limited, as each looks at all layers."""
-    arms = 0
+def _matcher(block: s.Block, layer_block: s.Block, scope: Scope) -> Matcher:
+    """Decides matches. Their arms are limited, as each looks at all layers."""
+    count, arms = layer_count(layer_block, scope), 0
     exprs = [x.value for x in block.settings()]
     exprs += [x.value for inner in block.body if isinstance(inner, s.Block) for x in inner.settings()]
     for match in (one for expr in exprs for one in walk(expr) if isinstance(one, s.Match)):
         arms += len(match.arms)
-        if arms > limits.ARMS:
-            label = f"the matches of a model have at most {limits.ARMS} arms together"
+        if arms * count > limits.DECISIONS:
+            most = limits.DECISIONS // count
+            label = f"the matches of a model of {group(count)} layers have at most {most} arms together"
             raise Mistake(c.TOO_LARGE.at(match.span, label))
-    return True
+    return Matcher(count, scope)
 
 
 def _embed(parts: _Parts, components: Components, scope: Scope) -> m.Embed:

@@ -31,7 +31,7 @@ class Scope:
 
     def resolve(self, expr: s.Expr) -> s.Expr:
         """What a name is bound to, through names of names; any other expression as it is."""
-        for _ in range(limits.NAMES_IN_NUMBERS):
+        for _ in range(limits.REFERENCES):
             if not isinstance(expr, s.Ref) or expr.text not in self.values:
                 break
             expr = self.values[expr.text]
@@ -42,7 +42,7 @@ class Scope:
         name = ref.text
         if name not in self._known:
             if not left:
-                label = f"numbers are named after one another at most {limits.NAMES_IN_NUMBERS} deep"
+                label = f"bindings refer to one another at most {limits.REFERENCES} deep"
                 raise Mistake(c.TOO_DEEP.at(ref.span, label))
             value = self.values[name]
             if not s.is_number(value) and not isinstance(value, s.Ref):
@@ -64,7 +64,7 @@ def not_yet(expr: s.Expr | s.Setting | s.Argument, what: str, *notes: str) -> Mi
     return Mistake(c.NOT_YET.at(expr.span, f"{what} is not supported yet", *notes))
 
 
-def quantity(expr: s.Expr, scope: Scope, expected: str, left: int = limits.NAMES_IN_NUMBERS) -> Quantity:
+def quantity(expr: s.Expr, scope: Scope, expected: str, left: int = limits.REFERENCES) -> Quantity:
     """A number with its unit: a literal, a name, a root, a product. Computed numbers have no unit."""
     match expr:
         case s.Number(text=text):
@@ -120,7 +120,7 @@ def _root(call: s.Invoke, scope: Scope, left: int) -> Fraction:
     return exact if exact * exact == number else Fraction(sqrt(number))
 
 
-def plain(expr: s.Expr, scope: Scope, expected: str, left: int = limits.NAMES_IN_NUMBERS) -> Fraction:
+def plain(expr: s.Expr, scope: Scope, expected: str, left: int = limits.REFERENCES) -> Fraction:
     """A number without unit."""
     found = quantity(expr, scope, expected, left)
     value = scope.resolve(expr)
@@ -138,7 +138,9 @@ def whole(
     if prefix_of_tokens:
         number = quantity(expr, scope, expected).tokens
     if number.denominator != 1:
-        raise wrong_type(expr, expected)
+        computed = not isinstance(expr, s.Number | s.Ref)
+        label = f"expected {expected}, found {short(number) if computed else s.describe(expr)}"
+        raise Mistake(c.WRONG_TYPE.at(expr.span, label))
     if not low <= number <= high:
         bounds = f"{group(low)} <= {what} <= {group(high)}"
         raise Mistake(c.OUT_OF_RANGE.at(expr.span, f"{what} = {short(number)} breaks {bounds}"))

@@ -13,7 +13,7 @@ from moec.dsl import catalogue as c
 from moec.dsl import limits
 from moec.dsl import syntax as s
 from moec.dsl.check.matching import Matcher
-from moec.dsl.diagnostics import Mistake
+from moec.dsl.diagnostics import Diagnostic, Mistake
 from moec.dsl.source import Span
 from moec.dsl.trees import rebuild, walk
 
@@ -30,17 +30,19 @@ class Variants:
 
 @dataclass
 class Work:
-    """What checking every form has cost so far, in expressions; it is limited over the whole model."""
+    """What checking all the forms has cost so far, in expressions; it is limited over the whole model."""
 
     spent: int = 0
+    excess: Diagnostic | None = None
 
     def spend(self, exprs: Iterable[s.Expr], forms: int, place: Span) -> None:
         """Account for the check of some forms of these expressions. Raises Mistake past the limit."""
-        if forms > 1:
-            self.spent += forms * sum(1 for expr in exprs for _ in walk(expr))
-        if self.spent > limits.CHOICES:
-            label = f"{forms} different choices over the layers are too many for a model of this size"
-            raise Mistake(c.TOO_LARGE.at(place, label))
+        self.spent += forms * sum(1 for expr in exprs for _ in walk(expr))
+        if self.excess is None and self.spent > limits.CHOICES:
+            label = "with this, the layers are of too many different kinds for a model of this size"
+            self.excess = c.TOO_LARGE.at(place, label)
+        if self.excess is not None:
+            raise Mistake(self.excess)
 
 
 def has_match(expr: s.Expr) -> bool:
