@@ -7,7 +7,23 @@ from .family import Family
 LOCAL = {"num_local_experts": 8, "num_experts_per_tok": 2}
 PLAIN = {"num_experts": 8, "num_experts_per_tok": 2}
 SMALL = PLAIN | {"moe_intermediate_size": 48}
+DBRX = {"d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 64}
+DBRX_FFN = {"ffn_hidden_size": 48, "moe_num_experts": 8, "moe_top_k": 2}
+DBRX_OTHERS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "max_position_embeddings",
+)  # fmt: skip
 SHARED = SMALL | {"shared_expert_intermediate_size": 80}
+
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 32,
+    "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5, 3.1, 3.8],
+    "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
+    "short_mscale": 1.1, "long_mscale": 1.3,
+}  # fmt: skip
+GRANITE = {
+    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2,
+}  # fmt: skip
 
 FAMILIES = {
     "mixtral": Family("Mixtral", "mixtral_8x7b", LOCAL),
@@ -24,4 +40,36 @@ FAMILIES = {
     ),
     "olmoe": Family("Olmoe", "olmoe_1b_7b", PLAIN),
     "olmoe-clip": Family("Olmoe", "olmoe_1b_7b", PLAIN | {"clip_qkv": 0.5}),
+    "flex_olmo": Family("FlexOlmo", "flex_olmo", PLAIN | {"num_experts_per_tok": 3}),
+    "flex_olmo-renormalized": Family(
+        "FlexOlmo", "flex_olmo", PLAIN | {"norm_topk_prob": True, "attention_bias": False}
+    ),
+    "phimoe": Family(
+        "Phimoe",
+        "phimoe",
+        LOCAL | {"attention_bias": True, "lm_head_bias": True, "rope_parameters": LONGROPE},
+    ),
+    "phimoe-plain": Family(
+        "Phimoe",
+        "phimoe",
+        LOCAL
+        | {
+            "rope_parameters": LONGROPE | {"long_mscale": 0.9, "short_mscale": 1.2},
+            "router_jitter_noise": 0.1,
+            "sliding_window": 8,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "granitemoe": Family("GraniteMoe", "granitemoe", LOCAL | GRANITE | {"tie_word_embeddings": True}),
+    "granitemoe-untied": Family("GraniteMoe", "granitemoe", LOCAL | GRANITE),
+    "granitemoeshared": Family(
+        "GraniteMoeShared", "granitemoeshared", LOCAL | GRANITE | {"shared_intermediate_size": 80}
+    ),
+    "dbrx": Family(
+        "Dbrx",
+        "dbrx",
+        DBRX
+        | {"attn_config": {"kv_n_heads": 2, "clip_qkv": 0.5, "rope_theta": 10_000.0}, "ffn_config": DBRX_FFN},
+        without=DBRX_OTHERS,
+    ),
 }
