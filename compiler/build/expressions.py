@@ -7,7 +7,6 @@ from functools import reduce
 from torch import fx
 
 from moec.compiler import model_ops
-from moec.compiler.errors import CompileError
 from moec.dsl.spec import (
     Call,
     Equation,
@@ -25,7 +24,9 @@ from moec.dsl.spec import (
 
 from .attention import build_gqa
 from .feed_forward import build_swiglu
+from .mla import build_mla
 from .moe import build_moe
+from .norms import build_norm
 from .scope import LayerScope
 
 
@@ -53,13 +54,13 @@ def evaluate(expression: Expression, scope: LayerScope) -> fx.Node:
 
 def _apply(call: Call, x: fx.Node, scope: LayerScope) -> fx.Node:
     match call.component:
-        case RmsNorm() as norm:
-            return scope.call(model_ops.rms_norm, x, scope.parameters[call.path], norm.eps, at=call.origin)
+        case RmsNorm() | LayerNorm() as norm:
+            return build_norm(scope, x, call.path, norm, call.origin)
         case Gqa() as gqa:
             return build_gqa(scope, x, call.path, gqa)
+        case Mla() as mla:
+            return build_mla(scope, x, call.path, mla)
         case Ffn() as ffn:
             return build_swiglu(scope, x, call.path, ffn.origin)
         case Moe() as moe:
             return build_moe(scope, x, call.path, moe)
-        case Mla() | LayerNorm():
-            raise CompileError("not supported yet", call.origin)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from .attention import attention as attention
 from .attention import clip as clip
+from .attention import gate_heads as gate_heads
+from .attention import log_temperature as log_temperature
 from .attention import merge_heads as merge_heads
 from .attention import rope as rope
+from .attention import share_key as share_key
+from .attention import split_dims as split_dims
 from .attention import split_heads as split_heads
 from .counted import hash_experts as hash_experts
 from .counted import jitter as jitter
@@ -24,6 +28,7 @@ from .router import softmax as softmax
 from .router import top as top
 from .rows import add as add
 from .rows import embed as embed
+from .rows import layer_norm as layer_norm
 from .rows import linear as linear
 from .rows import rms_norm as rms_norm
 from .statistics import accumulate as accumulate

@@ -1,10 +1,15 @@
 """Attention: heads, positions, scores.
 
-Legend: B sequences, S tokens of a sequence, T = B * S tokens, H heads, h heads of keys, d head dim.
+Legend: B sequences, S tokens of a sequence, T = B * S tokens, H heads, h heads of keys, d head dim, c value
+dim.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moec.runtime.abi import attention_ops, row_ops
@@ -25,13 +30,59 @@ def clip(x: Tensor, limit: float) -> Tensor:
     return x.clamp(-limit, limit)
 
 
-def rope(x: Tensor, theta: float) -> Tensor:
-    """(B, S, H, d) -> the same, rotated by position: the first half of the dims pairs with the second."""
-    out: Tensor = row_ops.rope(x, theta, False)
+def split_dims(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """(..., d) -> (..., first), (..., d - first)."""
+    left, right = x.split_with_sizes([first, x.shape[-1] - first], -1)
+    return left, right
+
+
+def share_key(x: Tensor, shared: Tensor) -> Tensor:
+    """(B, S, H, n), (B, S, 1, r) -> (B, S, H, n + r): every head's own part of a key, and the shared one."""
+    return torch.cat([x, shared.expand(-1, -1, x.shape[2], -1)], -1)
+
+
+def rope(
+    x: Tensor,
+    frequencies: Sequence[float],
+    magnitude: float = 1.0,
+    interleaved: bool = False,
+    start: int = 0,
+) -> Tensor:
+    """(B, S, H, d) -> the same: n pairs of dims from `start` on turned by position * frequency.
+
+    A pair is dims i and i + n, or `interleaved` dims 2 i and 2 i + 1, and gets longer by `magnitude`.
+    """
+    out: Tensor = row_ops.rope(x, start, frequencies, magnitude, interleaved, False)
     return out
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Causal: (B, S, H, d), 2 x (B, S, h, d) -> (B, S, H, d); `window` keys are seen, 0 for all."""
-    out: Tensor = attention_ops.attention(q, k, v, q.shape[-1] ** -0.5, window)[0]
+def log_temperature(x: Tensor, scale: float, period: float, offset: int) -> Tensor:
+    """(B, S, H, d) -> position p times 1 + scale * ln(1 + floor((p + offset) / period))."""
+    out: Tensor = row_ops.position_scale(x, scale, period, offset)
     return out
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    window: int = 0,
+    chunk: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Causal: (B, S, H, d), (B, S, h, d), (B, S, h, c) -> (B, S, H, c).
+
+    `window` keys are seen, those of a query's own chunk of `chunk` positions; 0 for all. Scores are bounded
+    by `softcap` unless it is 0. `sinks`, (H,), are one more score of the softmax, with no value.
+    """
+    out: Tensor = attention_ops.attention(q, k, v, sinks, scale, window, chunk, softcap)[0]
+    return out
+
+
+def gate_heads(x: Tensor, gate: Tensor, act: str) -> Tensor:
+    """(B, S, H, c) times act(gate), of (T, H * c) for every element or (T, H) for every head."""
+    factor = torch.sigmoid(gate) if act == "sigmoid" else F.softplus(gate)
+    return x * factor.view(*x.shape[:3], -1)

@@ -16,10 +16,22 @@ def embed(tokens: Tensor, table: Tensor) -> Tensor:
     return F.embedding(tokens.reshape(-1), table)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """(..., D), (D,) -> (..., D)."""
-    out: Tensor = row_ops.rms_norm(x, weight, eps)[0]
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, offset: float = 0.0) -> Tensor:
+    """(..., D), (D,) -> x / rms(x) * (weight + offset), (..., D); times nothing without a weight."""
+    out: Tensor = row_ops.rms_norm(x, _offset(weight, offset), eps)[0]
     return out
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, offset: float = 0.0
+) -> Tensor:
+    """(..., D), (D,), (D,) -> (x - mean) / deviation * (weight + offset) + bias, of what there is."""
+    out: Tensor = row_ops.layer_norm(x, _offset(weight, offset), bias, eps)[0]
+    return out
+
+
+def _offset(weight: Tensor | None, offset: float) -> Tensor | None:
+    return weight + offset if weight is not None and offset else weight
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,9 +1,10 @@
 """Causal attention and its backward, on whatever device the operands are.
 
 On a CPU these are torch's flash kernels, called directly so that forward hands its logsumexp to backward. On
-other devices torch chooses the kernel, and backward runs it again under autograd.
+other devices torch chooses the kernel, and backward runs it again under autograd. What these kernels do not
+know is computed by blocks.
 
-Legend: B sequences, S tokens, H query heads, h key heads (h divides H), d head dim.
+Legend: B sequences, S tokens, H query heads, h key heads (h divides H), d head dim, c value dim.
 """
 
 from __future__ import annotations
@@ -14,45 +15,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .attention_blocks import Scoring, backward_by_blocks, forward_by_blocks
 from .guards import check_attention, check_attention_backward
 
 _aten = torch.ops.aten
 
 
-def attention_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
-    """(B, S, H, d), (B, S, h, d), (B, S, h, d) -> (B, S, H, d), logsumexp (B, H, S)."""
-    check_attention(q, k, v, window)
-    mask = _window_mask(q.shape[1], window, q.dtype, q.device)
-    qt, kt, vt = (_by_head(t) for t in (q, k, v))
+def attention_kernel(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, scoring: Scoring
+) -> tuple[Tensor, Tensor]:
+    """(B, S, H, d), (B, S, h, d), (B, S, h, c), (H,) -> (B, S, H, c), logsumexp (B, H, S)."""
+    check_attention(q, k, v, sinks, scoring.window, scoring.chunk, scoring.softcap)
+    if _by_blocks(q, sinks, scoring):
+        out, lse = forward_by_blocks(q, k, v, sinks, scoring)
+        return out, lse.squeeze(-1).transpose(1, 2)
     if q.device.type == "cpu":
-        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
-            qt, kt, vt, 0.0, mask is None, attn_mask=mask, scale=scale
-        )
-        return out.transpose(1, 2).contiguous(), lse
-    out = _any_device(qt, kt, vt, scale, mask)
+        return _with_sinks(*_flash(q, k, v, scoring), sinks)
+    out = _any_device(_by_head(q), _by_head(k), _by_head(v), scoring)
     # Backward does not read it: the result keeps the shape that the instruction promises.
     lse = q.new_zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
     return out.transpose(1, 2).contiguous(), lse.transpose(1, 2)
 
 
 def attention_backward_kernel(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, window: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for q, k, v, each of its shape."""
-    check_attention(q, k, v, window)
-    check_attention_backward(grad, q, out, lse)
-    mask = _window_mask(q.shape[1], window, q.dtype, q.device)
-    grad_t, qt, kt, vt, out_t = (_by_head(t) for t in (grad, q, k, v, out))
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    scoring: Scoring,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients for q, k, v and sinks, each of its shape; empty where there are no sinks."""
+    check_attention(q, k, v, sinks, scoring.window, scoring.chunk, scoring.softcap)
+    check_attention_backward(grad, q, v, out, lse)
+    grad_sinks = q.new_empty(0) if sinks is None else _grad_sinks(grad, sinks, out, lse)
+    if _by_blocks(q, sinks, scoring):
+        rows = lse.transpose(1, 2).unsqueeze(-1)
+        return *backward_by_blocks(grad, q, k, v, rows, _delta(grad, out, lse), scoring), grad_sinks
     if q.device.type == "cpu":
-        grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_t, qt, kt, vt, out_t, lse, 0.0, mask is None, attn_mask=mask, scale=scale
-        )
-    else:
-        with torch.enable_grad():
-            qt, kt, vt = (t.detach().requires_grad_() for t in (qt, kt, vt))
-            grads = torch.autograd.grad(_any_device(qt, kt, vt, scale, mask), (qt, kt, vt), grad_t)
+        return *_flash_backward(grad, q, k, v, out, lse, scoring), grad_sinks
+    with torch.enable_grad():
+        qt, kt, vt = (_by_head(t).detach().requires_grad_() for t in (q, k, v))
+        grads = torch.autograd.grad(_any_device(qt, kt, vt, scoring), (qt, kt, vt), _by_head(grad))
     gq, gk, gv = (g.transpose(1, 2).contiguous() for g in grads)
-    return gq, gk, gv
+    return gq, gk, gv, grad_sinks
+
+
+def _by_blocks(q: Tensor, sinks: Tensor | None, scoring: Scoring) -> bool:
+    """Whether no kernel does it: softcaps never, and sinks only where the logsumexp is known."""
+    return scoring.softcap != 0 or (sinks is not None and q.device.type != "cpu")
 
 
 def _by_head(x: Tensor) -> Tensor:
@@ -60,21 +73,86 @@ def _by_head(x: Tensor) -> Tensor:
     return (x if x.stride(-1) == 1 else x.contiguous()).transpose(1, 2)
 
 
-def _any_device(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+# --- torch's flash kernels for CPUs, which want heads and values of one dim ---
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    mask, dims = _mask(q, scoring), max(q.shape[3], v.shape[3])
+    qt, kt, vt = (_padded(t, dims) for t in (q, k, v))
+    out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
+        qt, kt, vt, 0.0, mask is None, attn_mask=mask, scale=scoring.scale
     )
+    return out[..., : v.shape[3]].transpose(1, 2).contiguous(), lse
+
+
+def _flash_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scoring: Scoring
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With sinks in `out` and `lse`, exp(scores - lse) and the sums of grad * out are right as they are."""
+    mask, dims = _mask(q, scoring), max(q.shape[3], v.shape[3])
+    operands = [_padded(t, dims) for t in (grad, q, k, v, out)]
+    grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *operands, lse, 0.0, mask is None, attn_mask=mask, scale=scoring.scale
+    )
+    gq, gk, gv = (
+        g[..., : t.shape[3]].transpose(1, 2).contiguous() for g, t in zip(grads, (q, k, v), strict=True)
+    )
+    return gq, gk, gv
+
+
+def _padded(x: Tensor, dims: int) -> Tensor:
+    """(B, S, H, d) -> (B, H, S, dims), zeros behind: they add nothing to a score, and nothing to a result."""
+    return _by_head(x if x.shape[3] == dims else F.pad(x, (0, dims - x.shape[3])))
+
+
+def _with_sinks(out: Tensor, lse: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The softmax with one more score: its total is exp(lse) + exp(sink), so the rest shrinks."""
+    if sinks is None:
+        return out, lse
+    rows = lse.transpose(1, 2)
+    total = torch.logaddexp(rows, sinks.to(rows.dtype))
+    return out.mul_((rows - total).exp_().unsqueeze(-1).to(out.dtype)), total.transpose(1, 2)
+
+
+def _grad_sinks(grad: Tensor, sinks: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+    """A sink's share of the softmax has no value: its score's gradient is -share * delta, summed."""
+    share = (sinks.to(lse.dtype) - lse.transpose(1, 2)).exp_()
+    return share.mul_(_delta(grad, out, lse).squeeze(-1)).sum((0, 1)).neg_().to(sinks.dtype)
+
+
+def _delta(grad: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+    """The sums of grad * out, (B, S, H, 1): the mean of the gradients of a query's probabilities."""
+    return (grad * out).sum(-1, keepdim=True, dtype=lse.dtype)
+
+
+# --- other devices, and masks ---
+
+
+def _any_device(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
+    mask = _mask(q.transpose(1, 2), scoring)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scoring.scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
+def _mask(q: Tensor, scoring: Scoring) -> Tensor | None:
+    """(S, S) added to the scores of q (B, S, H, d); None if causal order is all that is asked for."""
+    length, window, chunk = q.shape[1], scoring.window, scoring.chunk
+    narrow = 0 < window < length or 0 < chunk < length
+    return _added(length, window, chunk, q.dtype, q.device) if narrow else None
 
 
 @lru_cache(maxsize=4)
-def _window_mask(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """(S, S) added to the scores: 0 where i - window < j <= i, -inf elsewhere; None if that is plain causal.
+def _added(length: int, window: int, chunk: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(S, S): 0 where a key is seen, -inf elsewhere.
 
     One mask serves all layers of a model and all steps of a run.
     """
-    if window == 0 or window >= length:
-        return None
-    seen = torch.ones((length, length), dtype=torch.bool, device=device).tril_().triu_(1 - window)
-    return torch.zeros((length, length), dtype=dtype, device=device).masked_fill_(
-        seen.logical_not_(), -torch.inf
-    )
+    hidden = Scoring(1.0, window, chunk, 0.0).hidden(range(length), range(length), device)
+    return torch.zeros((length, length), dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)

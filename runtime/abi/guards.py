@@ -27,20 +27,50 @@ def check_alike(*operands: Tensor) -> None:
     require(alike, "operands are of one dtype and on one device", *operands)
 
 
-def check_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> None:
-    """q (B, S, H, d), k and v (B, S, h, d) with h dividing H; B may be 0, and nothing else."""
-    shaped = q.dim() == 4 and k.dim() == 4 and k.shape == v.shape and 0 not in (*q.shape[1:], *k.shape[1:])
-    require(shaped, "attention takes q (B, S, H, d) and k, v (B, S, h, d)", q, k, v)
-    fits = k.shape[:2] == q.shape[:2] and k.shape[3] == q.shape[3] and q.shape[2] % k.shape[2] == 0
-    require(fits, "q, k and v share B, S and d, and h divides H", q, k, v)
+def check_norm(x: Tensor, *parameters: Tensor | None) -> None:
+    """x (..., D) with D > 0, floating; what there is of `parameters` (D,), alike."""
+    require(x.dim() > 0 and x.shape[-1] > 0, "a norm is over a dim that is not empty", x)
+    require(x.dtype.is_floating_point, "a norm is of floating point", x)
+    given = [p for p in parameters if p is not None]
+    require(all(p.shape == x.shape[-1:] for p in given), "weight and bias are as wide as rows", x, *given)
+    check_alike(x, *given)
+
+
+def check_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor
+) -> None:
+    """`grad` as x (..., D); `mean` and `rstd` (..., 1); the parameters that there are (D,)."""
+    check_norm(x, weight, bias)
+    require(grad.shape == x.shape, "a gradient has the shape of its value", grad, x)
+    fits = mean.shape == rstd.shape == (*x.shape[:-1], 1)
+    require(fits, "mean and rstd are one number a row", mean, rstd, x)
+    check_alike(x, grad, mean, rstd)
+
+
+def check_attention(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, window: int, chunk: int, softcap: float
+) -> None:
+    """q (B, S, H, d), k (B, S, h, d), v (B, S, h, c), sinks (H,); h divides H, and only B may be 0."""
+    shaped = all(t.dim() == 4 and 0 not in t.shape[1:] for t in (q, k, v))
+    require(shaped, "attention takes q (B, S, H, d), k (B, S, h, d) and v (B, S, h, c)", q, k, v)
+    fits = q.shape[:2] == k.shape[:2] and k.shape[3] == q.shape[3] and q.shape[2] % k.shape[2] == 0
+    require(fits and v.shape[:3] == k.shape[:3], "q, k and v share B, S and d, and h divides H", q, k, v)
     require(q.dtype.is_floating_point, "attention is of floating point", q)
     check_alike(q, k, v)
+    if sinks is not None:
+        require(sinks.shape == q.shape[2:3], "sinks are one score a head", sinks, q)
+        check_alike(q, sinks)
     require(window >= 0, f"a window has 0 or more positions, not {window}")
+    require(chunk >= 0, f"a chunk has 0 or more positions, not {chunk}")
+    require(softcap >= 0, f"a softcap is 0 or more, not {softcap}")
 
 
-def check_attention_backward(grad: Tensor, q: Tensor, out: Tensor, lse: Tensor) -> None:
-    """`grad` and `out` as q (B, S, H, d), `lse` (B, H, S) in float32 or more."""
-    require(grad.shape == q.shape == out.shape, "grad and out have the shape of q", grad, q, out)
+def check_attention_backward(grad: Tensor, q: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+    """`grad` and `out` (B, S, H, c), `lse` (B, H, S) in float32 or more."""
+    shape = (*q.shape[:3], v.shape[3])
+    require(
+        grad.shape == out.shape == shape, "grad and out are of the queries and as wide as v", grad, out, q, v
+    )
     check_alike(grad, q, out)
     batch, length, heads, _ = q.shape
     wide = torch.promote_types(q.dtype, torch.float32)

@@ -1,6 +1,6 @@
-"""Norms and rotary positions: few passes over the activations, in their dtype (tables in float32 or more).
+"""Norms and positions: few passes over the activations, in their dtype (tables are made in float64).
 
-Legend: B sequences, S tokens, H heads, d head dim, D width.
+Legend: B sequences, S tokens, H heads, d head dim, D width, n rotated pairs.
 """
 
 from __future__ import annotations
@@ -10,47 +10,106 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .guards import require
+from .guards import check_norm, check_norm_backward, require
 
 
-def rms_norm_kernel(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def rms_norm_kernel(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """(..., D), (D,) -> normed (..., D), 1 / rms (..., 1)."""
     rstd = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    return (x * rstd).mul_(weight), rstd
+    normed = x * rstd
+    return normed if weight is None else normed.mul_(weight), rstd
 
 
-def rms_norm_backward_kernel(grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """u = x * rstd, g = grad * weight: dx = rstd * (g - u * mean(g u)), dw = sum over rows of grad * u."""
+def rms_norm_backward_kernel(
+    grad: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor
+) -> tuple[Tensor, Tensor]:
+    """u = x * rstd, g = grad * weight: dx = rstd * (g - u * mean(g u)), dw = sum over rows of grad * u.
+
+    Without a weight the second result is empty.
+    """
     unit = x * rstd
     product = grad * unit
+    if weight is None:
+        mean = product.mean(-1, keepdim=True)
+        return torch.sub(grad, unit.mul_(mean), out=product).mul_(rstd), x.new_empty(0)
     grad_weight = product.reshape(-1, x.shape[-1]).sum(0)
     mean = product.mul_(weight).mean(-1, keepdim=True)
     grad_x = (grad * weight).sub_(unit.mul_(mean)).mul_(rstd)
     return grad_x, grad_weight
 
 
-def rope_kernel(x: Tensor, theta: float, inverse: bool) -> Tensor:
-    """(B, S, H, d) -> (B, S, H, d), d even."""
-    require(x.dim() == 4 and x.shape[3] % 2 == 0, "rotary positions take (B, S, H, d) with d even", x)
-    half = x.shape[-1] // 2
-    cos, sin = _rope_table(x.shape[1], half, theta, x.dtype, x.device)
-    if inverse:
-        sin = -sin
-    a, b = x[..., :half], x[..., half:]
+def layer_norm_kernel(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(..., D), (D,), (D,) -> normed (..., D), mean and 1 / deviation (..., 1): torch's, one pass."""
+    check_norm(x, weight, bias)
+    out, mean, rstd = torch.native_layer_norm(x, [x.shape[-1]], weight, bias, eps)
+    return out, mean.to(x.dtype), rstd.to(x.dtype)
+
+
+def layer_norm_backward_kernel(
+    grad: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x (..., D), weight and bias (D,); those of a parameter there is not are empty."""
+    check_norm_backward(grad, x, weight, bias, mean, rstd)
+    wanted = [True, weight is not None, bias is not None]
+    found = torch.ops.aten.native_layer_norm_backward(
+        grad, x, [x.shape[-1]], mean, rstd, weight, bias, wanted
+    )
+    grad_x, grad_weight, grad_bias = (x.new_empty(0) if g is None else g for g in found)
+    return grad_x, grad_weight, grad_bias
+
+
+def rope_kernel(
+    x: Tensor, start: int, frequencies: tuple[float, ...], magnitude: float, interleaved: bool, inverse: bool
+) -> Tensor:
+    """(B, S, H, d) -> (B, S, H, d): dims [start, start + 2 n) turned, the others as they are."""
+    pairs = len(frequencies)
+    end = start + 2 * pairs
+    require(x.dim() == 4 and 0 <= start < end <= x.shape[3], f"rotates dims {start} to {end} of a head", x)
+    cos, sin = _rope_table(x.shape[1], frequencies, magnitude, x.dtype, x.device)
     out = x.new_empty(x.shape)
-    torch.mul(a, cos, out=out[..., :half])
-    out[..., :half].addcmul_(b, sin, value=-1)
-    torch.mul(b, cos, out=out[..., half:])
-    out[..., half:].addcmul_(a, sin)
+    if 2 * pairs < x.shape[3]:
+        out[..., :start] = x[..., :start]
+        out[..., end:] = x[..., end:]
+    first, second = _halves(start, pairs, interleaved)
+    sign = -1 if inverse else 1
+    a, b, u, v = x[..., first], x[..., second], out[..., first], out[..., second]
+    torch.mul(a, cos, out=u).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=v).addcmul_(a, sin, value=sign)
     return out
+
+
+def _halves(start: int, pairs: int, interleaved: bool) -> tuple[slice, slice]:
+    """Where the first and the second of each pair are."""
+    middle, end = start + pairs, start + 2 * pairs
+    if interleaved:
+        return slice(start, end, 2), slice(start + 1, end, 2)
+    return slice(start, middle), slice(middle, end)
 
 
 @lru_cache(maxsize=32)
 def _rope_table(
-    length: int, half: int, theta: float, dtype: torch.dtype, device: torch.device
+    length: int, frequencies: tuple[float, ...], magnitude: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin (S, 1, d/2) of position * theta^(-2i/d)."""
-    wide = torch.promote_types(dtype, torch.float32)
-    frequency = 1.0 / theta ** (torch.arange(0, 2 * half, 2, dtype=wide, device=device) / (2 * half))
-    angle = torch.arange(length, dtype=wide, device=device).unsqueeze(1) * frequency
-    return angle.cos().to(dtype).unsqueeze(1), angle.sin().to(dtype).unsqueeze(1)
+    """cos and sin (S, 1, n) of position * frequency, times the magnitude."""
+    speed = torch.tensor(frequencies, dtype=torch.float64)
+    angle = torch.arange(length, dtype=torch.float64).unsqueeze(1) * speed
+    cos, sin = (angle.cos() * magnitude, angle.sin() * magnitude)
+    return cos.to(device, dtype).unsqueeze(1), sin.to(device, dtype).unsqueeze(1)
+
+
+def position_scale_kernel(x: Tensor, scale: float, period: float, offset: int) -> Tensor:
+    """(B, S, H, d) -> the same, each position times its factor."""
+    require(x.dim() == 4, "positions are those of (B, S, H, d)", x)
+    return x * _position_factors(x.shape[1], scale, period, offset, x.dtype, x.device)
+
+
+@lru_cache(maxsize=8)
+def _position_factors(
+    length: int, scale: float, period: float, offset: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """1 + scale * ln(1 + floor((position + offset) / period)), (S, 1, 1)."""
+    position = torch.arange(length, dtype=torch.float64) + offset
+    factors = (position / period).floor().log1p() * scale + 1.0
+    return factors.to(device, dtype).view(length, 1, 1)
