@@ -78,7 +78,7 @@ def hash_experts_kernel(tokens: Tensor, k: int, experts: int) -> Tensor:
     base = mix(tokens.reshape(-1) * _GOLDEN)
     chosen = [_shifted(mix(base), 1) % experts]
     for j in range(1, k):
-        rank = _shifted(mix(base + j * _GOLDEN), 1) % (experts - j)
+        rank = _shifted(mix(base + _signed(j * _GOLDEN)), 1) % (experts - j)
         for taken in torch.stack(chosen, 1).sort(1).values.unbind(1):
             rank = rank + (rank >= taken)
         chosen.append(rank)

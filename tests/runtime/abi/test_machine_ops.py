@@ -53,6 +53,30 @@ def test_state_is_changed_in_place() -> None:
     assert x.data_ptr() == address
 
 
+def test_a_correction_follows_the_load() -> None:
+    """Up where there was less than the mean, down where there was more, and nothing at the mean."""
+    bias = torch.tensor([0.5, -1.0, 0.0, 2.0])
+    m.correct_(bias, torch.tensor([3, 9, 6, 6]), 0.25)
+    assert bias.tolist() == [0.75, -1.25, 0.0, 2.0]
+    m.correct_(bias, torch.tensor([0, 0, 0, 1]), 0.25)  # the mean, 1/4, is no whole number
+    assert bias.tolist() == [1.0, -1.0, 0.25, 1.75]
+
+
+def test_a_correction_is_exact_for_any_load() -> None:
+    """A difference of one among 10^12 choices, which float32 would not see."""
+    bias = torch.zeros(2)
+    m.correct_(bias, torch.tensor([10**12, 10**12 + 1]), 1.0)
+    assert bias.tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("bias", "load"), [(torch.zeros(3), torch.zeros(2).long()), (torch.zeros(2), torch.zeros(2))]
+)
+def test_a_correction_needs_a_load_of_every_expert(bias: torch.Tensor, load: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="as many numbers as there are loads"):
+        m.correct_(bias, load, 0.1)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_sum_of_squares_is_made_in_float32_or_more(dtype: torch.dtype) -> None:
     x = torch.full((10_000,), 0.5, dtype=dtype)
@@ -132,7 +156,7 @@ def test_the_instruction_set_neither_reads_nor_draws_nor_stores() -> None:
     """Nothing but arithmetic on what a program is given, and its own operations on state."""
     assert {name.split(".")[0] for name in INSTRUCTIONS} == {"aten", "moec", "int"}
     in_place = {name for name in INSTRUCTIONS if name.split(".")[1].endswith("_")}
-    assert in_place == {"moec.zero_", "moec.accumulate_", "moec.copy_", "moec.adamw_"}
+    assert in_place == {"moec.zero_", "moec.accumulate_", "moec.copy_", "moec.correct_", "moec.adamw_"}
     for name in (n for n in INSTRUCTIONS if n.startswith("aten.")):
         function = torch_operation(name)
         assert not function._schema.is_mutable, name

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from moec.runtime.abi import (
     attention_ops,
     collective_ops,
+    counter_ops,
     expert_kernels,
     expert_ops,
     registry,
@@ -26,6 +27,7 @@ from .routes import Route, random, routes
 
 ROUTE = Route(torch.tensor([[3, 0], [0, 3], [2, 3], [3, 2], [0, 2]]), experts=5)  # nobody chose 1 and 4
 COUNTS = torch.tensor([2, 0, 3, 0])
+ZERO = torch.tensor(0)
 LEAST = settings(deadline=None, max_examples=60)
 
 
@@ -210,6 +212,7 @@ def gradients() -> list[Any]:
         pytest.param(
             lambda t, w: row_ops.rms_norm(t, w, 1e-2)[0], (x, random(3, seed=4, grad=True)), id="rms_norm"
         ),
+        pytest.param(lambda t: counter_ops.jitter(t, ZERO, ZERO, 5, 0.5), (x,), id="jitter"),
         pytest.param(lambda t: row_ops.rope(t, 10.0, False), (heads,), id="rope"),
         pytest.param(lambda q, k: attention_ops.attention(q, k, k, 0.5, 0)[0], (heads, few), id="attention"),
         pytest.param(
@@ -236,6 +239,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     norm, empty = random(3, grad=True), random(0, 3)
     return {
         "histogram": [(chosen, 5), (none, 5)],
+        "jitter": [(random(5, 3, grad=True), ZERO, ZERO, 5, 0.1), (random(0, 3), ZERO, ZERO, 1, 0.1)],
+        "hash_experts": [(ids, 2, 4), (ids[:0], 2, 4)],
         "inverse_permutation": [(order,), (none,)],
         "permute_rows": [(random(10, 3, grad=True), order, inverse), (random(0, 3, grad=True), none, none)],
         "dispatch": [(random(5, 3, grad=True), order, inverse, 2), (random(0, 3, grad=True), none, none, 2)],
