@@ -17,7 +17,7 @@ from torch import Tensor
 from .abi.instructions import COLLECTIVE_STARTS, INSTRUCTIONS
 from .abi.program import Argument, Instruction, Program, map_refs, refs, uses
 from .errors import InternalError
-from .transport.api import Group
+from .transport.api import Group, Handle
 
 _FACTORIES = frozenset(
     {"aten.arange.default", "aten.full.default", "aten.scalar_tensor.default", "aten.zeros.default"}
@@ -164,7 +164,31 @@ class Executor:
             case "moec.reduce_scatter_start":
                 return lambda full, ranks, _: group.reduce_scatter(full)
             case _:
-                return lambda x, send, receive, rows, _: group.all_to_all(x, send.tolist(), receive.tolist())
+                return lambda x, send, receive, rows, _: _exchange(group, x, send, receive, rows)
+
+
+def _exchange(group: Group, x: Tensor, send: Tensor, receive: Tensor, rows: int) -> Handle:
+    """The rows of `x` that are sent come first; what arrives is filled up with zeros to `rows`."""
+    outgoing, incoming = send.tolist(), receive.tolist()
+    missing = rows - sum(incoming)
+    if missing < 0:
+        raise ValueError(f"all_to_all: {sum(incoming)} rows arrive where {rows} have room")
+    stays = x.dim() > 0 and 0 <= sum(outgoing) < x.shape[0]
+    handle = group.all_to_all(x[: sum(outgoing)] if stays else x, outgoing, incoming)
+    return _FilledUp(handle, missing) if missing else handle
+
+
+@dataclass(frozen=True, slots=True)
+class _FilledUp:
+    """A collective whose result gets `missing` rows of zeros behind it."""
+
+    handle: Handle
+    missing: int
+
+    def wait(self) -> Tensor:
+        """Block until it is done."""
+        arrived = self.handle.wait()
+        return torch.cat([arrived, arrived.new_zeros((self.missing, *arrived.shape[1:]))])
 
 
 def _wait(handle: Any) -> Tensor:

@@ -23,7 +23,7 @@ from moec.dsl.spec import (
 )
 
 from .attention import build_gqa
-from .feed_forward import build_swiglu
+from .feed_forward import build_ffn
 from .mla import build_mla
 from .moe import build_moe
 from .norms import build_norm
@@ -61,6 +61,6 @@ def _apply(call: Call, x: fx.Node, scope: LayerScope) -> fx.Node:
         case Mla() as mla:
             return build_mla(scope, x, call.path, mla)
         case Ffn() as ffn:
-            return build_swiglu(scope, x, call.path, ffn.origin)
+            return build_ffn(scope, x, call.path, ffn)
         case Moe() as moe:
             return build_moe(scope, x, call.path, moe)

@@ -3,6 +3,7 @@
     choices        (E,) int64   choices of each expert, summed over MoE layers            aux_loss(per: model)
     probabilities  (E,)         sums of router probabilities, over MoE layers             aux_loss(per: model)
     aux            ()           this rank's summands of the layers' losses                aux_loss(per: layer)
+    sequence_aux   ()           this rank's summands of the layers' losses                sequence_aux_loss
     z              ()           sums of logsumexp^2 over tokens and MoE layers            z_loss
 
 Only what the model's balance terms need is carried.
@@ -10,7 +11,7 @@ Only what the model's balance terms need is carried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,9 @@ from torch import fx
 from moec.compiler import model_ops
 from moec.compiler.errors import CompileError
 from moec.compiler.graph import Builder
-from moec.dsl.spec import AuxLoss, Call, Expression, Layer, ModelSpec, Moe, Origin, ZLoss
+from moec.dsl.spec import AuxLoss, BalanceTerm, ModelSpec, Moe, Origin, SequenceAuxLoss, ZLoss
 
-CARRIED_DIFFERENTIABLE = {"probabilities", "aux", "z"}
+CARRIED_DIFFERENTIABLE = {"probabilities", "aux", "sequence_aux", "z"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Statistics:
     """Which statistics a model carries, and the losses made of them (None: no such loss)."""
 
     aux: AuxLoss | None
+    sequence_aux: SequenceAuxLoss | None
     z: ZLoss | None
-    experts: int  # of every layer pooled by aux_loss(per: model)
+    routed: int  # experts, identity ones included, of every layer pooled by aux_loss(per: model)
     pooled_layers: int
     origin: Origin
 
@@ -43,10 +45,12 @@ class Statistics:
         """Name -> shape and dtype of every carried statistic."""
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
         if self.pooled:
-            shapes["choices"] = ((self.experts,), torch.int64)
-            shapes["probabilities"] = ((self.experts,), dtype)
+            shapes["choices"] = ((self.routed,), torch.int64)
+            shapes["probabilities"] = ((self.routed,), dtype)
         elif self.aux is not None:
             shapes["aux"] = ((), dtype)
+        if self.sequence_aux is not None:
+            shapes["sequence_aux"] = ((), dtype)
         if self.z is not None:
             shapes["z"] = ((), dtype)
         return shapes
@@ -71,6 +75,8 @@ class Statistics:
         if self.aux is not None:
             aux = chain["aux"] if not self.pooled else self._pooled_loss(builder, chain, facts)
             terms["aux_loss"] = (aux, self.aux.coefficient)
+        if self.sequence_aux is not None:
+            terms["sequence_aux_loss"] = (chain["sequence_aux"], self.sequence_aux.coefficient)
         if self.z is not None:
             z = builder.call(model_ops.per_token, chain["z"], facts["batch_tokens"], at=self.z.origin)
             terms["z_loss"] = (z, self.z.coefficient)
@@ -93,13 +99,14 @@ class Statistics:
 
 def statistics_of(model: ModelSpec) -> Statistics:
     """What the balance terms of a model's MoE layers ask for; they have to agree."""
-    moes = [moe for layer in model.layers for moe in _moes(layer)]
-    balanced = [(moe, term) for moe in moes for term in moe.balance]
+    calls = (call.component for layer in model.layers for call in layer.calls())
+    balanced = [(moe, term) for moe in calls if isinstance(moe, Moe) for term in moe.balance]
     aux = [(moe, term) for moe, term in balanced if isinstance(term, AuxLoss)]
+    sequence_aux = [term for _, term in balanced if isinstance(term, SequenceAuxLoss)]
     z = [term for _, term in balanced if isinstance(term, ZLoss)]
-    for terms in ([term for _, term in aux], z):
+    for terms in ([term for _, term in aux], sequence_aux, z):
         _check_equal(terms)
-    if aux and aux[0][1].per == "model" and len({moe.experts for moe, _ in aux}) > 1:
+    if aux and aux[0][1].per == "model" and len({moe.routed for moe, _ in aux}) > 1:
         raise CompileError(
             "aux_loss pools all MoE layers, so they need the same number of experts",
             aux[0][1].origin,
@@ -107,26 +114,15 @@ def statistics_of(model: ModelSpec) -> Statistics:
         )
     return Statistics(
         aux=aux[0][1] if aux else None,
+        sequence_aux=sequence_aux[0] if sequence_aux else None,
         z=z[0] if z else None,
-        experts=aux[0][0].experts if aux else 0,
+        routed=aux[0][0].routed if aux else 0,
         pooled_layers=len(aux),
         origin=model.origin,
     )
 
 
-def _check_equal(terms: Sequence[AuxLoss | ZLoss]) -> None:
+def _check_equal(terms: Sequence[BalanceTerm]) -> None:
     for term in terms:
         if term != terms[0]:
             raise CompileError("not supported yet: balance terms that differ between layers", term.origin)
-
-
-def _moes(layer: Layer) -> Iterator[Moe]:
-    for equation in layer.equations:
-        yield from _moes_in(equation.value)
-
-
-def _moes_in(expression: Expression) -> Iterator[Moe]:
-    if isinstance(expression, Call):
-        yield from _moes_in(expression.argument)
-        if isinstance(expression.component, Moe):
-            yield expression.component

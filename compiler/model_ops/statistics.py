@@ -55,6 +55,25 @@ def balance_loss(
     return (f * p).sum() * choices.shape[0]
 
 
+def sequence_balance_loss(
+    chosen: Tensor, scores: Tensor, sequences: Tensor, sequence: int, batch_tokens: Tensor
+) -> Tensor:
+    """E / (K S) * sum_e f_e p_e of each real sequence (DeepSeek-V3, 2024, eq. 17-20).
+
+    Given as this rank's summand of the mean over all sequences of the batch. `chosen` (T, K), `scores` (T,
+    E): f_e counts the choices of e in a sequence, p_e is the mean of its scores there, each token's divided
+    by their sum.
+    """
+    tokens, experts = scores.shape
+    of_sequence = torch.arange(tokens, device=chosen.device).unsqueeze(1) // sequence
+    bins = tokens // sequence * experts
+    counts: Tensor = routing_ops.histogram((of_sequence * experts + chosen).reshape(-1), bins)
+    f = counts.view(-1, experts).to(scores.dtype) * (experts / (chosen.shape[1] * sequence))
+    p = (scores / scores.sum(-1, keepdim=True)).view(-1, sequence, experts).mean(1)
+    real = torch.arange(tokens // sequence, device=sequences.device) < sequences
+    return torch.where(real, (f * p).sum(-1), 0.0).sum() * sequence / batch_tokens
+
+
 def per_token(total: Tensor, tokens: Tensor) -> Tensor:
     """total / tokens."""
     return total / tokens

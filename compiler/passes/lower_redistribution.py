@@ -13,6 +13,8 @@
     at experts(a) -> batch         %r = permute_rows(%out, %back, %order)
                                    %x = all_to_all(%r, %receive, %send, N, a)
 
+Of the N rows here, only those of experts travel, which come first; the rest comes back as zeros.
+
 After it the region is closed: no edge joins two layouts.
 """
 
@@ -82,7 +84,7 @@ class _Lowering:
     def _to_experts(self, source: fx.Node, axis: str, at: Origin) -> fx.Node:
         exchange = self._exchange(_routing(source), axis, at)
         there = AtExperts(axis)
-        if source.target is not model_ops.dispatch:
+        if source.target is operator.getitem:
             return self._call(exchange_ops.rows_by_expert, exchange.arriving, at=at, to=there)
         moved = self._call(
             exchange_ops.all_to_all,
@@ -132,10 +134,15 @@ class _Lowering:
 
 
 def _routing(node: fx.Node) -> fx.Node:
-    """The `group_by_expert` that a dispatch, a combine or an element of it goes back to."""
+    """The `group_by_expert` that rows on their way, a combine or an element of it go back to."""
     if node.target is model_ops.group_by_expert:
         return node
-    positions = {model_ops.dispatch: 1, model_ops.combine: 2, operator.getitem: 0}
+    positions = {
+        model_ops.dispatch: 1,
+        model_ops.weigh_rows: 2,
+        model_ops.combine: 2,
+        operator.getitem: 0,
+    }
     source = node.args[positions[node.target]]  # type: ignore[index]
     assert isinstance(source, fx.Node)
     return _routing(source)

@@ -58,7 +58,10 @@ def _copy_meta(source: ReferenceRegion, target: PartitionedRegion) -> None:
 
 
 def _cut_experts(region: PartitionedRegion, mesh: Mesh) -> None:
-    """Expert parameters and counts: e experts a rank, rounded up, so that all ranks have one program."""
+    """Expert parameters and counts: e experts a rank, rounded up, so that all ranks have one program.
+
+    What is not sent to experts does not arrive there: where rows travel, those at experts have no tail.
+    """
     by_path = {p.path: p for p in region.parameters}
     for node in region.parameter_nodes():
         parameter = by_path[node.meta[PARAMETER]]
@@ -68,6 +71,8 @@ def _cut_experts(region: PartitionedRegion, mesh: Mesh) -> None:
                 node.meta[VAL] = torch.empty((local, *parameter.shape), dtype=node.meta[VAL].dtype)
     for node in region.nodes():
         if node.target is model_ops.group_by_expert:
-            chosen, experts = node.args
+            sent, experts, _ = node.args
             assert isinstance(experts, int)
-            node.args = (chosen, -(-experts // mesh.expert) * mesh.expert)
+            node.args = (sent, experts, -(-experts // mesh.expert) * mesh.expert)
+        elif node.target is model_ops.expert_mm and mesh.expert > 1:
+            node.update_arg(3, False)

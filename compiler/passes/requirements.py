@@ -14,10 +14,13 @@ from moec.compiler.graph import layout
 from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
 from moec.runtime.abi.mesh import Mesh
 
+_AT_EXPERTS = (model_ops.expert_mm, model_ops.expert_add)
+"""They take rows, a parameter, and the counts of rows by expert."""
+
 
 def required(node: fx.Node, mesh: Mesh) -> Iterator[tuple[int, Layout]]:
     """(argument position, layout) for every argument of `node` that needs one in particular."""
-    if node.target is model_ops.expert_mm and isinstance(layout(node), AtExperts):
+    if node.target in _AT_EXPERTS and isinstance(layout(node), AtExperts):
         yield 0, layout(node)
         yield 2, layout(node)
     elif node.target is model_ops.combine and mesh.expert > 1:

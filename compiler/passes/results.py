@@ -25,6 +25,7 @@ _PORTS: dict[str, Layout] = {
     "choices": Partial(DATA),
     "probabilities": Partial(DATA),
     "aux": Partial(DATA),
+    "sequence_aux": Partial(DATA),
     "z": Partial(DATA),
     "micro_tokens": Whole(),
     "batch_tokens": Whole(),
@@ -32,6 +33,7 @@ _PORTS: dict[str, Layout] = {
     "objective": Partial(DATA),
     "loss": Partial(DATA),
     "aux_loss": Partial(DATA),
+    "sequence_aux_loss": Partial(DATA),
     "z_loss": Partial(DATA),
     "logits": Batch(),
 }
@@ -44,6 +46,7 @@ _SUMMANDS: frozenset[Callable[..., object]] = frozenset(
         model_ops.square_logsumexp_sum,
         model_ops.accumulate,
         model_ops.balance_loss,
+        model_ops.sequence_balance_loss,
         model_ops.per_token,
         model_ops.weighted_sum,
         model_ops.cross_entropy,
@@ -78,7 +81,7 @@ def result(node: fx.Node, region: PartitionedRegion, mesh: Mesh) -> Layout | Non
         return Partial(DATA)
     if node.target in (model_ops.dispatch, model_ops.combine):
         return Batch()
-    if node.target is model_ops.expert_mm:
+    if node.target in (model_ops.expert_mm, model_ops.expert_add):
         weight = layout(_argument(node, 1))
         return weight if isinstance(weight, AtExperts) else Batch()
     if node.target in _LIKE_FIRST:

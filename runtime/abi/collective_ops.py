@@ -25,10 +25,10 @@ class NoTransportError(RuntimeError):
 
 @operation("all_to_all")
 def all_to_all(x: Tensor, send: Tensor, receive: Tensor, rows: int, axis: str) -> Tensor:
-    """(sum(send), ...) -> (rows, ...): the first send[0] rows to member 0 of `axis`, and so on.
+    """(r, ...) -> (rows, ...): the first send[0] rows to member 0 of `axis`, and so on.
 
-    `send`, `receive`: (n,) int64 counts of rows. `rows` is sum(receive), as an argument so that backward
-    knows it.
+    `send`, `receive`: (n,) int64 counts of rows. Rows of `x` behind the last one sent stay here; behind what
+    arrives, up to `rows`, there are zeros.
     """
     raise NoTransportError("all_to_all")
 

@@ -78,29 +78,40 @@ def check_attention_backward(grad: Tensor, q: Tensor, v: Tensor, out: Tensor, ls
     require(fits, f"logsumexp is {wide} (B, H, S)", lse, q)
 
 
-def check_counts(counts: Tensor, rows: int) -> None:
-    """(e,) int64 >= 0 whose sum is `rows`: the values only on a CPU."""
+def check_counts(counts: Tensor, rows: int, tail: bool = False) -> None:
+    """(e,) int64 >= 0 whose sum is `rows`, or with a `tail` at most that: the values only on a CPU."""
     require(counts.dim() == 1 and counts.dtype == torch.int64, "counts are int64 (experts,)", counts)
     if counts.device.type == "cpu":
         found = counts.tolist()
-        fits = all(0 <= count <= rows for count in found) and sum(found) == rows
-        require(fits, f"counts are 0 or more and their sum is the {rows} rows")
+        fits = all(0 <= count <= rows for count in found) and sum(found) <= rows
+        require(
+            fits and (tail or sum(found) == rows),
+            f"counts are 0 or more and their sum is {'at most ' * tail}the {rows} rows",
+        )
 
 
-def check_expert_mm(x: Tensor, weight: Tensor, counts: Tensor) -> None:
+def check_expert_mm(x: Tensor, weight: Tensor, counts: Tensor, tail: bool) -> None:
     """(R, in), (e, out, in), (e,)."""
     fits = x.dim() == 2 and weight.dim() == 3 and x.shape[1] == weight.shape[2]
     require(fits and counts.shape == weight.shape[:1], "takes (R, in), (e, out, in), (e,)", x, weight, counts)
     check_alike(x, weight)
-    check_counts(counts, x.shape[0])
+    check_counts(counts, x.shape[0], tail)
 
 
-def check_expert_mm_weight_grad(grad: Tensor, x: Tensor, counts: Tensor) -> None:
+def check_expert_add(x: Tensor, bias: Tensor, counts: Tensor) -> None:
+    """(R, out), (e, out), (e,)."""
+    fits = x.dim() == 2 and bias.dim() == 2 and x.shape[1] == bias.shape[1]
+    require(fits and counts.shape == bias.shape[:1], "takes (R, out), (e, out), (e,)", x, bias, counts)
+    check_alike(x, bias)
+    check_counts(counts, x.shape[0], tail=True)
+
+
+def check_expert_mm_weight_grad(grad: Tensor, x: Tensor, counts: Tensor, tail: bool) -> None:
     """(R, out), (R, in), (e,)."""
     fits = grad.dim() == 2 and x.dim() == 2 and grad.shape[0] == x.shape[0]
     require(fits, "takes (R, out), (R, in), (e,)", grad, x, counts)
     check_alike(grad, x)
-    check_counts(counts, x.shape[0])
+    check_counts(counts, x.shape[0], tail)
 
 
 def check_order(size: int, *orders: Tensor) -> None:

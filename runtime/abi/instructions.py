@@ -28,18 +28,20 @@ from .registry import KERNELS
 
 ATEN = (
     "_local_scalar_dense.default", "_log_softmax.default", "_log_softmax_backward_data.default",
-    "_softmax.default", "_softmax_backward_data.default", "_to_copy.default", "add.Tensor", "addmm.default",
-    "arange.default", "cat.default", "clamp.default", "div.Tensor", "embedding.default",
-    "embedding_dense_backward.default", "exp.default", "expand.default", "full.default", "ge.Scalar",
-    "index_select.default", "le.Scalar", "logical_and.default", "logsumexp.default", "lt.Tensor",
-    "mm.default", "mul.Scalar", "mul.Tensor", "neg.default", "new_zeros.default",
-    "nll_loss_backward.default", "nll_loss_forward.default", "pow.Tensor_Scalar", "repeat.default",
-    "repeat_interleave.Tensor", "scalar_tensor.default", "scatter.src", "sigmoid.default",
-    "sigmoid_backward.default", "silu.default", "silu_backward.default", "slice.Tensor",
+    "_softmax.default", "_softmax_backward_data.default", "_to_copy.default", "abs.default", "add.Tensor",
+    "addmm.default", "amax.default", "any.dim", "arange.default", "cat.default", "clamp.default",
+    "cumsum.default", "div.Tensor", "embedding.default", "embedding_dense_backward.default", "eq.Tensor",
+    "exp.default", "expand.default", "floor_divide.default", "full.default", "gather.default", "ge.Scalar",
+    "gelu.default", "gelu_backward.default", "gt.Scalar", "index_select.default", "le.Scalar",
+    "logical_and.default", "logsumexp.default", "lt.Scalar", "lt.Tensor", "max.dim", "maximum.default",
+    "mm.default", "mul.Scalar", "mul.Tensor", "neg.default", "new_zeros.default", "nll_loss_backward.default",
+    "nll_loss_forward.default", "pow.Tensor_Scalar", "relu.default", "remainder.Scalar", "repeat.default",
+    "repeat_interleave.Tensor", "scalar_tensor.default", "scatter.src", "scatter_add.default", "sgn.default",
+    "sigmoid.default", "sigmoid_backward.default", "silu.default", "silu_backward.default", "slice.Tensor",
     "softplus.default", "softplus_backward.default", "sort.stable", "split_with_sizes.default",
     "sqrt.default", "stack.default", "sub.Tensor", "sum.default", "sum.dim_IntList", "t.default",
-    "tanh.default", "tanh_backward.default", "topk.default", "transpose.int", "unsqueeze.default",
-    "view.default", "where.self", "zeros.default",
+    "tanh.default", "tanh_backward.default", "threshold_backward.default", "topk.default", "transpose.int",
+    "unsqueeze.default", "view.default", "where.self", "zeros.default",
 )  # fmt: skip
 
 _INT: dict[str, Callable[..., Any]] = {
