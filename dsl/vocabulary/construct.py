@@ -27,7 +27,9 @@ class Param:
 
     `default` is text of the language; None where the argument is required. `derived` says that the default
     follows from other values (`default` is then its formula in words). `takes_none` says that `none` is a
-    value of its own; elsewhere `none` in an override means the default.
+    value of its own; elsewhere `none` in an override means the default. `takes`: the roles of constructs that
+    can be its value, so that a bare name such as `rope` is a call without arguments. A default that follows
+    from, or goes with, the argument `rival` does not hold where that one is given.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Param:
     derived: bool = False
     takes_none: bool = False
     supported: bool = True
+    takes: tuple[Role, ...] = ()
+    rival: str = ""
 
     @property
     def real(self) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from .construct import Construct, Param
 
 _ROTATED = (
-    Param("dims", "even count", "all dims of a head", derived=True),
-    Param("fraction", "number in (0, 1]", "1"),
+    Param("dims", "even count", "all dims of a head", derived=True, rival="fraction"),
+    Param("fraction", "number in (0, 1]", "1", rival="dims"),
     Param("layout", "half or interleaved", "half"),
 )
 
@@ -71,8 +71,9 @@ POSITIONS = (
             Param(
                 "magnitude",
                 "positive number",
-                "0.1 * ln(factor) + 1, or by mscale / mscale_all_dim",
+                "0.1 * ln(factor) + 1, or by mscale and mscale_all_dim",
                 derived=True,
+                rival="mscale",
             ),
             Param("truncate", "true or false", "true"),
             *_ROTATED,
@@ -125,7 +126,7 @@ PARTS = (
         "per_head",
         "qk_norm",
         (
-            Param("norm", "a binding of a norm, or a norm"),
+            Param("norm", "a binding of a norm, or a norm", takes=("component",)),
             Param("after_rope", "true or false", "false"),
         ),
         positional=True,
@@ -135,7 +136,7 @@ PARTS = (
     Construct(
         "full_width",
         "qk_norm",
-        (Param("norm", "a binding of a norm, or a norm"),),
+        (Param("norm", "a binding of a norm, or a norm", takes=("component",)),),
         positional=True,
         meaning="the norm over all heads at once, a weight of (heads * head_dim,)",
         users="olmoe, flex_olmo, minimax_m2",

@@ -74,7 +74,7 @@ MODEL = (
     Param("vocab", "count"),
     Param("width", "count"),
     Param("context", "count of tokens"),
-    Param("init", "normal(std: S)", "normal(std: 0.02)"),
+    Param("init", "normal(std: S)", "normal(std: 0.02)", takes=("init",)),
 )
 _DTYPES = "fp32"
 BLOCKS: dict[str, tuple[Param, ...]] = {
@@ -98,11 +98,11 @@ BLOCKS: dict[str, tuple[Param, ...]] = {
     "train": (
         Param("sequence", "count of tokens", "context, at most 4096", derived=True),
         Param("batch", "count of tokens, or of sequences", "8 sequences"),
-        Param("steps", "count", "1000, unless epochs is given", derived=True),
-        Param("epochs", "count or none", "none", takes_none=True),
+        Param("steps", "count", "1000, unless epochs is given", derived=True, rival="epochs"),
+        Param("epochs", "count or none", "none", takes_none=True, rival="steps"),
         Param("micro_batches", "count", "1"),
-        Param("optimizer", "adamw(...)", "adamw()"),
-        Param("schedule", "cosine(...) or constant(...)", "cosine()"),
+        Param("optimizer", "adamw(...)", "adamw()", takes=("optimizer",)),
+        Param("schedule", "cosine(...) or constant(...)", "cosine()", takes=("schedule",)),
         Param("clip", "positive number or none", "1.0", takes_none=True),
         Param("seed", "whole number", "0"),
     ),
