@@ -41,6 +41,8 @@ def _weight(read: Read) -> m.NormWeight:
 def norm(expr: s.Expr, context: Context) -> m.Norm:
     """A norm as an argument: a call, or the name of a binding."""
     value = expr
+    if is_none(expr):
+        raise wrong_type(expr, _EXPECTED)
     if isinstance(expr, s.Ref) and expr.text in context.bindings:
         value = context.bindings[expr.text]
     elif isinstance(expr, s.Ref) and expr.text not in ("rms_norm", "layer_norm"):

@@ -14,6 +14,7 @@ _CHOICE = ROUTER_ORDER.index(CHOOSERS)
 _SEVERAL = frozenset(i for i, group in enumerate(ROUTER_ORDER) if "scale" in group)
 _SCORES = next(group for group in ROUTER_ORDER if "sqrt_softplus" in group)
 _FOR_THE_CHOICE = ("correction_bias", "sinkhorn", "groups")
+_ADVICE = 200  # characters of a pipeline that is suggested
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _fault(before: Sequence[Written], stage: Written, place: int, last: int) -> 
     if place < _CHOICE <= last:
         return f"`{name}` works on all experts, so it precedes the choice"
     if place < last:
-        return f"`{name}` precedes `{before[-1].name}`"
+        return f"`{name}` belongs before `{before[-1].name}`"
     if place == last and place not in _SEVERAL:
         other = before[-1].name
         return f"`{name}` is given twice" if other == name else f"`{other}` and `{name}` exclude each other"
@@ -76,13 +77,18 @@ def _fault(before: Sequence[Written], stage: Written, place: int, last: int) -> 
 def _rearranged(stages: Sequence[Written]) -> str:
     """The same stages in a legal order, if there is one."""
     choice = next(i for i, stage in enumerate(stages) if stage.name in CHOOSERS)
-    sides = [_CHOICE - 1 if i < choice else _CHOICE for i in range(len(stages))]
-    placed = sorted(zip(stages, sides, strict=True), key=lambda one: _place(one[0].name, one[1]))
-    ordered = [stage for stage, _ in placed]
-    texts = [_text(stage.span) for stage in ordered]
-    text = " | ".join(texts)
-    legal = not _unordered(ordered) and len(text) <= 200 and text.isprintable()
+    places = [_intended(stages, i, choice) for i in range(len(stages))]
+    ordered = [stages[i] for i in sorted(range(len(stages)), key=lambda i: places[i])]
+    text = " | ".join(_text(stage.span) for stage in ordered)
+    legal = not _unordered(ordered) and len(text) <= _ADVICE and text.isprintable()
     return f"write `{text}`" if legal else ""
+
+
+def _intended(stages: Sequence[Written], index: int, choice: int) -> int:
+    """The group that a stage was likely meant to be of; a factor of scores is one of weights."""
+    scored = any(stage.name in _SCORES for stage in stages[:index])
+    after = index > choice or (scored and stages[index].name == "scale")
+    return _place(stages[index].name, _CHOICE if after else -1)
 
 
 def _unordered(stages: Sequence[Written]) -> bool:
