@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from moec.dsl.config import checkpoint_config, checkpoint_overrides, spec_from_config
+from moec.dsl.config import (
+    check_config,
+    checkpoint_config,
+    checkpoint_overrides,
+    spec_from_config,
+    spec_with_config,
+)
 from moec.dsl.diagnostics import Diagnostic, SourceErrors
 from moec.dsl.load import load, load_text, read_text
 from moec.dsl.render import render_data, render_text
@@ -13,6 +19,7 @@ __all__ = [
     "Diagnostic",
     "SourceErrors",
     "Spec",
+    "check_config",
     "checkpoint_config",
     "checkpoint_overrides",
     "explain",
@@ -24,6 +31,7 @@ __all__ = [
     "render_data",
     "render_text",
     "spec_from_config",
+    "spec_with_config",
     "summary",
     "summary_text",
 ]

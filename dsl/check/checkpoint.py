@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from moec.dsl import catalogue as c
-from moec.dsl import limits
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
-from moec.dsl.check.values import EMPTY, is_none, plain, wrong_type
-from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
-from moec.dsl.paths import NoPath, read
+from moec.dsl.check.config_block import check_config_blocks, strings
+from moec.dsl.diagnostics import DiagnosticBag
 from moec.dsl.weightmap import (
     Rule,
     index_rules,
@@ -34,10 +32,10 @@ def check_checkpoint(
     ignored: tuple[str, ...] = ()
     for setting in block.settings():
         if setting.targets[0].simple == "ignore":
-            ignored = bag.attempt(_strings, setting.value) or ()
+            ignored = bag.attempt(strings, setting.value) or ()
         else:
             rules += bag.attempt(read_rule, setting) or []
-    config, config_ignored = _config(block, file, bag)
+    config, config_ignored = check_config_blocks(block, file, model is not None, bag)
     by_shape = index_rules(rules, bag)
     if model is None or len(bag):
         return None
@@ -63,105 +61,3 @@ def _prove(
     ignore = next((x.value.span for x in block.settings() if x.targets[0].simple == "ignore"), block.span)
     report_ignored(mapped, ignored, ignore, bag)
     return tuple(one.group for one in mapped)
-
-
-def _strings(expr: s.Expr) -> tuple[str, ...]:
-    if not isinstance(expr, s.ListOf):
-        raise wrong_type(expr, "a list of strings")
-    if len(expr.items) > limits.MATCH_ARMS:
-        raise Mistake(c.TOO_LARGE.at(expr.span, f"at most {limits.MATCH_ARMS} names"))
-    for item in expr.items:
-        if not isinstance(item, s.String):
-            raise wrong_type(item, "a string")
-    return tuple(item.text for item in expr.items if isinstance(item, s.String))
-
-
-# --- config { ... } ---
-
-
-def _config(
-    checkpoint: s.Block, file: s.File, bag: DiagnosticBag
-) -> tuple[tuple[m.ConfigEntry, ...], tuple[str, ...]]:
-    entries: list[m.ConfigEntry] = []
-    ignored: tuple[str, ...] = ()
-    seen: set[str] = set()
-    for block in (x for x in checkpoint.body if isinstance(x, s.Block)):
-        if block.kind.text != "config":
-            advice = nearest(block.kind.text, ["config"])
-            label = f"a checkpoint holds rules and `config {{ ... }}`, not `{block.kind.text}`"
-            bag.add(c.UNKNOWN_BLOCK.at(block.kind.span, label, advice=advice))
-            continue
-        for setting in block.settings():
-            if setting.targets[0].simple == "ignore":
-                ignored = bag.attempt(_strings, setting.value) or ()
-                continue
-            entry = bag.attempt(_entry, setting, file)
-            entries += [entry] if entry is not None else []
-            _report_repeated_keys(setting, seen, bag)
-    return tuple(entries), ignored
-
-
-def _report_repeated_keys(setting: s.Setting, seen: set[str], bag: DiagnosticBag) -> None:
-    for target in setting.targets:
-        if target.text in seen:
-            bag.add(c.DUPLICATE.at(target.span, f"`{target.text}` is given twice"))
-        seen.add(target.text)
-
-
-def _entry(setting: s.Setting, file: s.File) -> m.ConfigEntry:
-    keys = tuple(target.text for target in setting.targets)
-    if setting.add or any(not isinstance(x, s.Field) for t in setting.targets for x in t.steps):
-        raise Mistake(c.BAD_CONFIG_ENTRY.at(setting.span, "expected `key = path` or `key = constant`"))
-    has_default = setting.fallback is not None
-    default = _constant(setting.fallback) if setting.fallback is not None else None
-    origin = setting.span.origin()
-    value = setting.value
-    if isinstance(value, s.Invoke) and value.name == "each_layer" and len(value.arguments) == 1:
-        constant = _constant(value.arguments[0].value)
-        return m.ConfigEntry(keys, (), constant, has_default, default, True, origin)
-    paths = _paths(value, file)
-    if paths:
-        return m.ConfigEntry(keys, paths, None, has_default, default, False, origin)
-    return m.ConfigEntry(keys, (), _constant(value), has_default, default, False, origin)
-
-
-def _paths(value: s.Expr, file: s.File) -> tuple[str, ...]:
-    """The paths of `key = path` or `key = [path, path]`; empty for a constant."""
-    items = value.items if isinstance(value, s.ListOf) else (value,)
-    refs = [item for item in items if isinstance(item, s.Ref) and item.text not in ("true", "false", "none")]
-    if not refs or len(refs) < len(items):
-        return ()
-    for ref in refs:
-        try:
-            read(file, ref.names)
-        except NoPath as error:
-            if not error.absent:
-                raise Mistake(c.CONFIG_PATH.at(ref.span, error.label, advice=error.advice)) from None
-    return tuple(ref.text for ref in refs)
-
-
-def _constant(expr: s.Expr) -> m.ConfigValue:
-    match expr:
-        case s.String(text=text):
-            return text
-        case s.Number():
-            number = plain(expr, EMPTY, "a constant")
-            return int(number) if number.denominator == 1 and "." not in expr.text else float(number)
-        case s.Ref(names=("true" | "false" as word,)):
-            return word == "true"
-        case s.Ref() if is_none(expr):
-            return None
-        case s.ListOf(items=items):
-            return _constants(expr, items)
-    raise Mistake(
-        c.BAD_CONFIG_ENTRY.at(expr.span, f"expected a path or a constant, found {s.describe(expr)}")
-    )
-
-
-def _constants(expr: s.Expr, items: tuple[s.Expr, ...]) -> m.ConfigValue:
-    values = [_constant(item) for item in items]
-    if all(isinstance(value, str) for value in values):
-        return tuple(str(value) for value in values)
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-        return tuple(value for value in values if isinstance(value, int))
-    raise Mistake(c.BAD_CONFIG_ENTRY.at(expr.span, "a list holds strings only, or whole numbers only"))

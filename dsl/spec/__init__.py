@@ -13,7 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import ConfigArm as ConfigArm
 from .checkpoint import ConfigEntry as ConfigEntry
+from .checkpoint import ConfigScalar as ConfigScalar
 from .checkpoint import ConfigValue as ConfigValue
 from .checkpoint import FileTensor as FileTensor
 from .checkpoint import Form as Form

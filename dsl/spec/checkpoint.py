@@ -10,7 +10,20 @@ from typing import Literal
 
 from .origin import NOWHERE, Origin
 
-ConfigValue = str | int | float | bool | None | tuple[str, ...] | tuple[int, ...]
+ConfigScalar = str | int | float | bool | None
+ConfigValue = ConfigScalar | tuple[ConfigScalar, ...]
+
+
+@dataclass(frozen=True)
+class ConfigArm:
+    """`pattern => value` of a list with an entry a layer.
+
+    `binding` is the name that the pattern is, if it is one of a list, a range or `every`: it is set on
+    import.
+    """
+
+    binding: str | None
+    value: ConfigScalar
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class ConfigEntry:
     has_default: bool = False
     default: ConfigValue = None
     per_layer: bool = False
+    arms: tuple[ConfigArm, ...] = ()
+    layers: tuple[ConfigScalar, ...] = ()
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 

@@ -45,6 +45,12 @@ def takes_real(step: str) -> bool:
     return any(param.name == step and param.real for param in every)
 
 
+def counts_tokens(step: str) -> bool:
+    """Whether a path that ends in `step` leads to a count of tokens, whose prefixes are powers of 1024."""
+    every = [*(p for construct in CONSTRUCTS.values() for p in construct.params), *MODEL]
+    return any(param.name == step and "count of tokens" in param.value for param in every)
+
+
 def find(params: Iterable[Param], name: str) -> Param | None:
     """The parameter of this name."""
     return next((param for param in params if param.name == name), None)

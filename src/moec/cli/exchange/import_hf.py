@@ -16,7 +16,7 @@ from moec.cli.exchange.source import (
     widest_dtype,
 )
 from moec.compiler.emit.weight_map import weight_map
-from moec.dsl import Spec, checkpoint_overrides, load, spec_from_config
+from moec.dsl import Spec, spec_from_config, spec_with_config
 from moec.dsl.resolve import FindModel
 from moec.dsl.spec import Checkpoint
 from moec.runtime.data.files import ReadOnlyFile
@@ -60,11 +60,9 @@ def import_checkpoint(hf_dir: Path, out: Path, *, spec: str | None = None, find_
 
 
 def _spec(config: Mapping[str, object], spec: str | None, find_model: FindModel) -> Spec:
-    shipped = models.names()
     if spec is None:
-        return spec_from_config(config, find_model, shipped)
-    overrides = checkpoint_overrides(config, load(spec, (), find_model, shipped))
-    return load(spec, overrides, find_model, shipped)
+        return spec_from_config(config, find_model, models.names())
+    return spec_with_config(spec, config, find_model, models.names())
 
 
 def _open(hf_dir: Path, checkpoint: Checkpoint, shapes: Shapes) -> HuggingFaceReader:

@@ -1,0 +1,214 @@
+"""A config.json -> the overrides that make a spec the model that it describes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from moec.dsl import catalogue as c
+from moec.dsl import spec as m
+from moec.dsl import syntax as s
+from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, Mistake, closest
+from moec.dsl.limits import DIAGNOSTICS_SHOWN, LIST_ITEMS
+from moec.dsl.parse import parse_text
+from moec.dsl.paths import NoPath, read
+from moec.dsl.source import SourceText
+
+from .keys import (
+    HARMLESS,
+    MUST_BE_ZERO,
+    QUANTISED,
+    asked_by,
+    checkpoint_of,
+    flatten,
+    same,
+    shown,
+    shown_key,
+)
+
+_ABSENT = object()
+_WHOLE = 10**18  # whole numbers are less
+
+
+def checkpoint_overrides(config: Mapping[str, object], spec: m.Spec) -> list[str]:
+    """The `--set` list that makes `spec` the model a config.json describes.
+
+    `check_config` compares what can be compared only then. Raises SourceErrors where a constant differs, a
+    key is missing, or a key is present that the text does not know.
+    """
+    checkpoint = checkpoint_of(spec)
+    values = flatten(config)
+    file = parse_text(SourceText("<resolved>", spec.text), DiagnosticBag())
+    bag = DiagnosticBag()
+    overrides: list[str] = []
+    for entry in checkpoint.config:
+        overrides += bag.attempt(_entry_overrides, entry, values, file) or []
+    _report_unknown(values, checkpoint, bag)
+    bag.raise_if_any()
+    return overrides
+
+
+def check_config(config: Mapping[str, object], spec: m.Spec) -> None:
+    """Lists with an entry a layer say what the layers of `spec` are, which has the values of the config.
+
+    Raises SourceErrors otherwise.
+    """
+    values = flatten(config)
+    bag = DiagnosticBag()
+    for entry in checkpoint_of(spec).config:
+        if entry.arms:
+            bag.attempt(_check_layers, entry, values)
+    bag.raise_if_any()
+
+
+def _report_unknown(values: Mapping[str, object], checkpoint: m.Checkpoint, bag: DiagnosticBag) -> None:
+    known = {key for entry in checkpoint.config for key in entry.keys}
+    harmless = {*HARMLESS, *checkpoint.config_ignored}
+    quantised = next((key for key in values if key.partition(".")[0] == QUANTISED), QUANTISED)
+    if quantised not in known and values.get(quantised) is not None and QUANTISED not in harmless:
+        label = f"`{QUANTISED}`: quantised weights are not read; import the checkpoint as floats"
+        bag.add(c.CONFIG_MISMATCH.at(None, label))
+        harmless |= {key for key in values if key.partition(".")[0] == QUANTISED}
+    unknown = [
+        key for key in values if key not in known and key not in harmless and not _harmless(key, values[key])
+    ]
+    for key in unknown[:DIAGNOSTICS_SHOWN]:
+        bag.add(_unknown(key, values[key], sorted(known)))
+    if len(unknown) > DIAGNOSTICS_SHOWN:
+        label = f"{len(unknown) - DIAGNOSTICS_SHOWN} more keys that the model text does not bind"
+        bag.add(c.CONFIG_UNKNOWN.at(None, label))
+
+
+def _harmless(key: str, value: object) -> bool:
+    if value is None or key.endswith("_token_id"):
+        return True
+    return key in MUST_BE_ZERO and same(value, 0)
+
+
+def _unknown(key: str, value: object, known: Sequence[str]) -> Diagnostic:
+    if key in MUST_BE_ZERO:
+        return c.CONFIG_MISMATCH.at(None, f"{shown_key(key)} is {shown(value)}; only 0 is supported")
+    label = f"{shown_key(key)} is {shown(value)}, and the model text does not bind it"
+    return c.CONFIG_UNKNOWN.at(None, label, advice=closest(key, known))
+
+
+# --- one entry ---
+
+
+def _entry_overrides(entry: m.ConfigEntry, values: Mapping[str, object], file: s.File) -> list[str]:
+    key, value = _found(entry, values)
+    if entry.arms:
+        return _layer_overrides(entry, key, value)
+    if not entry.paths:
+        _check_constant(entry, key, value)
+        return []
+    if value is None or value is _ABSENT:
+        if not entry.has_default:
+            raise Mistake(c.CONFIG_MISSING.at(None, f"`{key}` is missing", asked_by(entry)))
+        value = entry.default
+    paths = [path for path in entry.paths if value is not None or not _is_off(path, file)]
+    return [f"{path}={_override_value(key, value)}" for path in paths]
+
+
+def _found(entry: m.ConfigEntry, values: Mapping[str, object]) -> tuple[str, object]:
+    """The spelling in use and its value; null counts only where no spelling has another value."""
+    there = [(key, values[key]) for key in entry.keys if key in values]
+    given = [(key, value) for key, value in there if value is not None]
+    for key, value in given[1:]:
+        first, meant = given[0]
+        if not same(value, meant):
+            label = f"`{first}` is {shown(meant)}, and `{key}`, the same fact, is {shown(value)}"
+            raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
+    return next(iter([*given, *there]), (entry.keys[0], _ABSENT))
+
+
+def _is_off(path: str, file: s.File) -> bool:
+    """Whether a path leads nowhere as the text stands, which is what null says."""
+    try:
+        read(file, path.split("."))
+    except NoPath as error:
+        return error.absent
+    return False
+
+
+def _check_constant(entry: m.ConfigEntry, key: str, value: object) -> None:
+    if value is _ABSENT or (value is None and entry.has_default):
+        return
+    items = value if entry.per_layer and isinstance(value, list) else [value]
+    if not all(same(item, entry.constant) for item in items):
+        expected = list(entry.constant) if isinstance(entry.constant, tuple) else entry.constant
+        label = f"`{key}` is {shown(value)}; this model has {shown(expected)}"
+        raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
+
+
+# --- lists with an entry a layer ---
+
+
+def _layer_overrides(entry: m.ConfigEntry, key: str, value: object) -> list[str]:
+    """A binding that is the pattern of an arm becomes the list of the layers with the arm's value."""
+    items = _items(entry, key, value)
+    if items is None:
+        return []
+    overrides, taken = [], set[int]()
+    for arm in entry.arms:
+        layers = [i for i, item in enumerate(items) if i not in taken and same(item, arm.value)]
+        if arm.binding is not None:
+            overrides.append(f"{arm.binding}=[{', '.join(map(str, layers))}]")
+            taken |= {*layers}
+    known = [arm.value for arm in entry.arms]
+    strange = next((item for item in items if not any(same(item, value) for value in known)), None)
+    if strange is not None:
+        label = f"`{key}` has {shown(strange)} for a layer; this model has {' and '.join(map(shown, known))}"
+        raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
+    return overrides
+
+
+def _items(entry: m.ConfigEntry, key: str, value: object) -> list[object] | None:
+    """The list; None if the file lacks it."""
+    if value is _ABSENT or (value is None and entry.has_default):
+        return None
+    if not isinstance(value, list) or len(value) > LIST_ITEMS:
+        label = f"`{key}` is {shown(value)}; expected a list with an entry for every layer"
+        raise Mistake(c.CONFIG_VALUE.at(None, label, asked_by(entry)))
+    return value
+
+
+def _check_layers(entry: m.ConfigEntry, values: Mapping[str, object]) -> None:
+    key, value = _found(entry, values)
+    items = _items(entry, key, value)
+    if items is None:
+        return
+    if len(items) != len(entry.layers):
+        label = f"`{key}` has {len(items)} entries; this model has {len(entry.layers)} layers"
+        raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
+    for layer, (item, expected) in enumerate(zip(items, entry.layers, strict=True)):
+        if not same(item, expected):
+            label = f"`{key}` has {shown(item)} for layer {layer}; this model has {shown(expected)}"
+            raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
+
+
+# --- values of overrides ---
+
+
+def _override_value(key: str, value: object) -> str:
+    if isinstance(value, list | tuple) and len(value) <= LIST_ITEMS:
+        items = [_number(item) for item in value]
+        if None not in items:
+            return f"[{', '.join(map(str, items))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    text = _number(value)
+    if text is None:
+        raise Mistake(c.CONFIG_VALUE.at(None, f"{shown_key(key)} is {shown(value)}"))
+    return text
+
+
+def _number(value: object) -> str | None:
+    match value:
+        case bool():
+            return None
+        case int() if abs(value) < _WHOLE:
+            return str(value)
+        case float() if math.isfinite(value):
+            return repr(value)
+    return None

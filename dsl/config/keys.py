@@ -1,0 +1,70 @@
+"""Keys of a config.json. A file may come from anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from moec.dsl import catalogue as c
+from moec.dsl import spec as m
+from moec.dsl.diagnostics import SourceErrors
+
+HARMLESS = frozenset(
+    (
+        "_attn_implementation", "_name_or_path", "auto_map", "dtype", "output_attentions",
+        "output_hidden_states", "output_router_logits", "pretraining_tp", "return_dict", "tokenizer_class",
+        "torch_dtype", "transformers_version", "use_cache",
+    )
+)  # fmt: skip
+"""Keys that change nothing that is computed, with any value. So do all that end in `_token_id`."""
+
+MUST_BE_ZERO = frozenset(
+    ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "router_jitter_noise")
+)
+
+QUANTISED = "quantization_config"
+
+_LEVELS = 5  # of nested objects; what is deeper stays a value
+
+
+def checkpoint_of(spec: m.Spec) -> m.Checkpoint:
+    """The weight map of a spec. Raises SourceErrors where there is none."""
+    if spec.checkpoint is None:
+        label = f"the model `{spec.model.name}` has no `checkpoint huggingface {{ ... }}`"
+        raise SourceErrors([c.NO_MAP.at(None, label)])
+    return spec.checkpoint
+
+
+def flatten(config: Mapping[str, object], prefix: str = "", level: int = 1) -> dict[str, object]:
+    """Nested objects as dotted keys."""
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and level < _LEVELS:
+            flat.update(flatten(value, f"{prefix}{key}.", level + 1))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def same(value: object, expected: object) -> bool:
+    """Equal, with 0 and 0.0 the same but not False, in lists as well."""
+    if isinstance(value, list | tuple) and isinstance(expected, list | tuple):
+        return len(value) == len(expected) and all(map(same, value, expected))
+    return value == expected and isinstance(value, bool) == isinstance(expected, bool)
+
+
+def shown_key(key: str) -> str:
+    """A key for a message: in backquotes, without control characters, not too long."""
+    return "`" + "".join(letter if letter.isprintable() else "?" for letter in key[:80]) + "`"
+
+
+def shown(value: object) -> str:
+    """A value for a message."""
+    if isinstance(value, list | tuple) and len(value) > 20:
+        value = [*value[:20], ...]
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def asked_by(entry: m.ConfigEntry) -> str:
+    """Where the text asks for an entry."""
+    return f"asked for by {entry.origin}: {' '.join(entry.origin.text.split())}"
