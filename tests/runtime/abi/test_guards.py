@@ -28,14 +28,40 @@ def adamw(**changed: Tensor) -> tuple[Any, ...]:
 Q, K = ones(2, 3, 4, 8), ones(2, 3, 2, 8)
 
 
-def attention(q: Tensor = Q, k: Tensor = K, v: Tensor = K, window: int = 0) -> tuple[Any, ...]:
-    return q, k, v, 1.0, window
+def attention(
+    q: Tensor = Q,
+    k: Tensor = K,
+    v: Tensor = K,
+    sinks: Tensor | None = None,
+    window: int = 0,
+    chunk: int = 0,
+    softcap: float = 0.0,
+) -> tuple[Any, ...]:
+    return q, k, v, sinks, 1.0, window, chunk, softcap
 
 
 def attention_backward(
-    grad: Tensor = Q, q: Tensor = Q, k: Tensor = K, out: Tensor = Q, lse: Tensor | None = None
+    grad: Tensor = Q,
+    q: Tensor = Q,
+    k: Tensor = K,
+    out: Tensor = Q,
+    lse: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    return grad, q, k, k, out, ones(2, 4, 3) if lse is None else lse, 1.0, 0
+    return grad, q, k, k, sinks, out, ones(2, 4, 3) if lse is None else lse, 1.0, 0, 0, 0.0
+
+
+def norm_backward(**changed: Tensor | None) -> tuple[Any, ...]:
+    """Arguments of a good gradient of a layer norm of three rows, some of them changed."""
+    good: dict[str, Tensor | None] = {
+        "grad": ones(3, 4),
+        "x": ones(3, 4),
+        "weight": ones(4),
+        "bias": None,
+        "mean": ones(3, 1),
+        "rstd": ones(3, 1),
+    }
+    return tuple((good | changed).values())
 
 
 def order(*rows: int) -> Tensor:
@@ -66,7 +92,11 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "gradients past the end": ("pack", ([ones(4), ones(5)], 8), "8 elements do not hold the gradients"),
     "no gradients": ("pack", ([], 8), "8 elements do not hold the gradients"),
     "short keys": ("attention", attention(k=ones(2, 1, 2, 8), v=ones(2, 1, 2, 8)), "share B, S and d"),
-    "short values": ("attention", attention(v=ones(2, 1, 2, 8)), "attention takes q"),
+    "short values": ("attention", attention(v=ones(2, 1, 2, 8)), "share B, S and d"),
+    "values of other heads": ("attention", attention(v=ones(2, 3, 4, 8)), "share B, S and d"),
+    "values of no width": ("attention", attention(v=ones(2, 3, 2, 0)), "attention takes q"),
+    "sinks that are few": ("attention", attention(sinks=ones(2)), "sinks are one score a head"),
+    "sinks in float64": ("attention", attention(sinks=ones(4).double()), "of one dtype"),
     "narrow keys": ("attention", attention(k=ones(2, 3, 2, 4), v=ones(2, 3, 2, 4)), "share B, S and d"),
     "heads that do not divide": (
         "attention",
@@ -79,15 +109,22 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "keys in float64": ("attention", attention(k=K.double(), v=K.double()), "of one dtype"),
     "whole scores": ("attention", attention(Q.int(), K.int(), K.int()), "floating point"),
     "a window before the query": ("attention", attention(window=-1), "0 or more positions, not -1"),
+    "a chunk before the query": ("attention", attention(chunk=-1), "0 or more positions, not -1"),
+    "a softcap below nothing": ("attention", attention(softcap=-1.0), "a softcap is 0 or more"),
     "a short gradient of attention": (
         "attention_backward",
         attention_backward(grad=ones(2, 1, 4, 8)),
-        "grad and out have the shape of q",
+        "grad and out are of the queries",
     ),
     "a short result of attention": (
         "attention_backward",
         attention_backward(out=ones(1, 1, 1, 1)),
-        "grad and out have the shape of q",
+        "grad and out are of the queries",
+    ),
+    "sinks that are few, backward": (
+        "attention_backward",
+        attention_backward(sinks=ones(2)),
+        "sinks are one score",
     ),
     "a short logsumexp": (
         "attention_backward",
@@ -158,7 +195,30 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
         "an order is int64",
     ),
     "rows of no width": ("permute_rows", (ones(3), order(0, 1, 2), order(0, 1, 2)), "rows are"),
-    "a head dim that is odd": ("rope", (ones(1, 2, 1, 3), 1e4, False), "with d even"),
+    "pairs past the end of a head": (
+        "rope",
+        (ones(1, 2, 1, 4), 1, [1.0] * 2, 1.0, False, False),
+        "dims 1 to 5",
+    ),
+    "pairs before a head": ("rope", (ones(1, 2, 1, 4), -2, [1.0], 1.0, True, False), "rotates dims -2 to 0"),
+    "no pairs": ("rope", (ones(1, 2, 1, 4), 0, [], 1.0, True, False), "rotates dims 0 to 0"),
+    "heads without sequences": ("rope", (ones(2, 1, 4), 0, [1.0], 1.0, True, False), "rotates dims"),
+    "rows without positions": ("position_scale", (ones(2, 4), 1.0, 2.0, 0), "positions are those of"),
+    "a wide weight of a norm": ("layer_norm", (ones(3, 4), ones(5), None, 0.1), "as wide as rows"),
+    "a short bias of a norm": ("layer_norm", (ones(3, 4), None, ones(3), 0.1), "as wide as rows"),
+    "a weight in float64": ("layer_norm", (ones(3, 4), ones(4).double(), None, 0.1), "of one dtype"),
+    "a norm over nothing": ("layer_norm", (ones(3, 0), None, None, 0.1), "a dim that is not empty"),
+    "a norm of whole numbers": ("layer_norm", (ones(3, 4, dtype=INT), None, None, 0.1), "of floating point"),
+    "a short gradient of a norm": (
+        "layer_norm_backward",
+        norm_backward(grad=ones(2, 4)),
+        "shape of its value",
+    ),
+    "few means": ("layer_norm_backward", norm_backward(mean=ones(1, 1)), "one number a row"),
+    "few deviations": ("layer_norm_backward", norm_backward(rstd=ones(2, 1)), "one number a row"),
+    "means in float64": ("layer_norm_backward", norm_backward(mean=ones(3, 1).double()), "of one dtype"),
+    "a short weight, backward": ("layer_norm_backward", norm_backward(weight=ones(2)), "as wide as rows"),
+    "a short bias, backward": ("layer_norm_backward", norm_backward(bias=ones(2)), "as wide as rows"),
 }
 
 

@@ -137,65 +137,6 @@ def test_both_kernels_of_expert_mm_agree(width: int, monkeypatch: pytest.MonkeyP
         close(one, other, 1e-6)
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4, 6), (0, 5), (1, 1)], ids=str)
-def test_rms_norm(shape: tuple[int, ...]) -> None:
-    x, weight = random(*shape), random(shape[-1], seed=1)
-    out, rstd = row_ops.rms_norm(x, weight, 1e-3)
-    rms = (x.square().mean(-1, keepdim=True) + 1e-3).sqrt()
-    close(out, x / rms * weight)
-    close(rstd, 1 / rms)
-
-
-def test_rms_norm_of_zeros_is_zero() -> None:
-    assert row_ops.rms_norm(torch.zeros(2, 4), torch.ones(4), 1e-6)[0].tolist() == [[0.0] * 4] * 2
-
-
-@pytest.mark.parametrize(("length", "half"), [(1, 1), (7, 3), (5, 8)])
-def test_rope_turns_pairs_as_complex_numbers(length: int, half: int) -> None:
-    x, theta = random(2, length, 3, 2 * half), 50.0
-    speed = theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * speed
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)[:, None]
-    expected = torch.cat([turned.real, turned.imag], -1)
-    close(row_ops.rope(x, theta, False), expected)
-    close(row_ops.rope(expected, theta, True), x)
-
-
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
-    length, group = q.shape[1], q.shape[2] // k.shape[2]
-    scores = torch.einsum("bihd,bjhd->bhij", q, k.repeat_interleave(group, 2)) * scale
-    i, j = torch.arange(length)[:, None], torch.arange(length)
-    seen = (j <= i) & (j > i - window) if window else j <= i
-    scores = scores.masked_fill(~seen, -torch.inf)
-    out = torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v.repeat_interleave(group, 2))
-    return out, scores.logsumexp(-1)
-
-
-@pytest.mark.parametrize("window", [0, 1, 3, 7, 100])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(1, 1, 4), (4, 2, 6), (6, 1, 3)])
-def test_attention_is_softmax_over_the_keys_seen(heads: int, kv_heads: int, dim: int, window: int) -> None:
-    """Grouped queries share keys; a window of w sees the token itself and w - 1 before it."""
-    q, k, v = (
-        random(2, 7, heads, dim),
-        random(2, 7, kv_heads, dim, seed=1),
-        random(2, 7, kv_heads, dim, seed=2),
-    )
-    inputs = [t.requires_grad_() for t in (q, k, v)]
-    out, lse = attention_ops.attention(q, k, v, 0.3, window)
-    plain, plain_lse = plain_attention(q, k, v, 0.3, window)
-    close(out, plain, 1e-10)
-    close(lse, plain_lse, 1e-10)
-    grad = random(2, 7, heads, dim, seed=3)
-    found = torch.autograd.grad(out, inputs, grad)
-    for one, other in zip(found, torch.autograd.grad(plain, inputs, grad), strict=True):
-        close(one, other, 1e-10)
-
-
-def test_attention_of_a_single_token_is_its_value() -> None:
-    v = random(3, 1, 2, 4, seed=2)
-    close(attention_ops.attention(random(3, 1, 2, 4), random(3, 1, 2, 4, seed=1), v, 1.0, 0)[0], v)
-
-
 # --- gradients by finite differences ---
 
 
@@ -204,20 +145,34 @@ def gradients() -> list[Any]:
     x, rows, weights = (random(*s, grad=True) for s in ((5, 3), (10, 3), (5, 2)))
     sorted_rows, experts = random(5, 3, grad=True), random(4, 2, 3, seed=1, grad=True)
     heads, few = random(1, 4, 4, 2, grad=True), random(1, 4, 2, 2, seed=1, grad=True)
+    wide, sinks, norm = (
+        random(1, 4, 2, 3, seed=2, grad=True),
+        random(4, grad=True),
+        random(3, seed=4, grad=True),
+    )
     return [
         pytest.param(lambda t: routing_ops.dispatch(t, order, inverse, 2), (x,), id="dispatch"),
         pytest.param(lambda r, w: routing_ops.combine(r, w, order, inverse), (rows, weights), id="combine"),
         pytest.param(lambda r: routing_ops.permute_rows(r, order, inverse), (rows,), id="permute_rows"),
         pytest.param(lambda r, w: expert_ops.expert_mm(r, w, COUNTS), (sorted_rows, experts), id="expert_mm"),
+        pytest.param(lambda t, w: row_ops.rms_norm(t, w, 1e-2)[0], (x, norm), id="rms_norm"),
+        pytest.param(lambda t: row_ops.rms_norm(t, None, 1e-2)[0], (x,), id="rms_norm-no-weight"),
+        pytest.param(lambda t, w: row_ops.layer_norm(t, w, w, 1e-2)[0], (x, norm), id="layer_norm"),
+        pytest.param(lambda t: row_ops.layer_norm(t, None, None, 1e-2)[0], (x,), id="layer_norm-alone"),
+        pytest.param(lambda t: row_ops.rope(t, 1, [0.3], 1.5, True, False), (wide,), id="rope"),
+        pytest.param(lambda t: row_ops.position_scale(t, 0.3, 2.0, 1), (heads,), id="position_scale"),
         pytest.param(
-            lambda t, w: row_ops.rms_norm(t, w, 1e-2)[0], (x, random(3, seed=4, grad=True)), id="rms_norm"
+            lambda q, k: attention_ops.attention(q, k, k, None, 0.5, 0, 0, 0.0)[0],
+            (heads, few),
+            id="attention",
+        ),
+        pytest.param(
+            lambda *t: attention_ops.attention(*t, 0.5, 2, 3, 0.0)[0], (heads, few, wide, sinks), id="sinks"
+        ),
+        pytest.param(
+            lambda *t: attention_ops.attention(*t, 0.5, 3, 2, 0.7)[0], (heads, few, wide, sinks), id="softcap"
         ),
         pytest.param(lambda t: counter_ops.jitter(t, ZERO, ZERO, 5, 0.5), (x,), id="jitter"),
-        pytest.param(lambda t: row_ops.rope(t, 10.0, False), (heads,), id="rope"),
-        pytest.param(lambda q, k: attention_ops.attention(q, k, k, 0.5, 0)[0], (heads, few), id="attention"),
-        pytest.param(
-            lambda q, k: attention_ops.attention(q, k, k, 0.5, 2)[0], (heads, few), id="attention-window"
-        ),
     ]
 
 
@@ -234,13 +189,15 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     order, inverse, chosen = ROUTE.order, ROUTE.inverse, ROUTE.chosen.reshape(-1)
     none, nothing = torch.tensor([], dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
     q, kv = random(2, 5, 4, 2), random(2, 5, 2, 2)
-    out, lse = attention_ops.attention(q, kv, kv, 0.5, 3)
+    out, lse = attention_ops.attention(q, kv, kv, None, 0.5, 3, 0, 0.0)
+    sinks, turn = random(4, grad=True), ([0.1, 2.0], 1.5, True)
     attended = random(2, 5, 4, 2, grad=True), random(2, 5, 2, 2, grad=True), random(2, 5, 2, 2, grad=True)
     norm, empty = random(3, grad=True), random(0, 3)
+    ids = torch.arange(6).view(2, 3)
     return {
-        "histogram": [(chosen, 5), (none, 5)],
         "jitter": [(random(5, 3, grad=True), ZERO, ZERO, 5, 0.1), (random(0, 3), ZERO, ZERO, 1, 0.1)],
         "hash_experts": [(ids, 2, 4), (ids[:0], 2, 4)],
+        "histogram": [(chosen, 5), (none, 5)],
         "inverse_permutation": [(order,), (none,)],
         "permute_rows": [(random(10, 3, grad=True), order, inverse), (random(0, 3, grad=True), none, none)],
         "dispatch": [(random(5, 3, grad=True), order, inverse, 2), (random(0, 3, grad=True), none, none, 2)],
@@ -253,11 +210,33 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (random(0, 3, grad=True), random(4, 2, 3, grad=True), nothing),
         ],
         "expert_mm_weight_grad": [(random(5, 2), random(5, 3), COUNTS), (random(0, 2), empty, nothing)],
-        "rms_norm": [(random(5, 3, grad=True), norm, 1e-3), (random(2, 0, 3), norm, 1e-3)],
-        "rms_norm_backward": [(random(5, 3), random(5, 3), random(3), random(5, 1))],
-        "rope": [(random(2, 5, 3, 4, grad=True), 10.0, False), (random(2, 5, 3, 4), 10.0, True)],
-        "attention": [(*attended, 0.5, window) for window in (0, 3)],
-        "attention_backward": [(q, q, kv, kv, out, lse, 0.5, 3)],
+        "rms_norm": [
+            (random(5, 3, grad=True), norm, 1e-3), (random(2, 0, 3), norm, 1e-3),
+            (random(5, 3, grad=True), None, 1e-3),
+        ],
+        "rms_norm_backward": [
+            (random(5, 3), random(5, 3), weight, random(5, 1)) for weight in (random(3), None)
+        ],
+        "layer_norm": [
+            (random(5, 3, grad=True), norm, norm, 1e-3), (random(2, 0, 3), norm, None, 1e-3),
+            (random(2, 5, 3, grad=True), None, None, 1e-3),
+        ],
+        "layer_norm_backward": [
+            (random(5, 3), random(5, 3), weight, None, random(5, 1), random(5, 1))
+            for weight in (random(3), None)
+        ],
+        "rope": [
+            (random(2, 5, 3, 6, grad=True), 1, *turn, False), (random(0, 5, 3, 4), 0, *turn, True),
+        ],
+        "position_scale": [(random(2, 5, 3, 4, grad=True), 0.1, 2.0, 0)],
+        "attention": [
+            (*attended, None, 0.5, 0, 0, 0.0), (*attended, sinks, 0.5, 3, 4, 0.0),
+            (*attended, sinks, 0.5, 3, 4, 2.0),
+            (*attended[:2], random(2, 5, 2, 3, grad=True), None, 0.5, 3, 0, 0.0),
+        ],
+        "attention_backward": [
+            (q, q, kv, kv, s, out, lse, 0.5, 3, 0, cap) for s in (None, random(4)) for cap in (0.0, 2.0)
+        ],
     }  # fmt: skip
 
 
