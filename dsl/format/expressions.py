@@ -80,7 +80,7 @@ def broken(expr: s.Expr, column: int, indent: str, reserve: int = 0) -> list[str
     `indent` is that of the statement or argument it belongs to.
     """
     text = flat(expr)
-    if column + len(text) + reserve <= WIDTH and not has_comments(expr):
+    if not has_comments(expr) and (column + len(text) + reserve <= WIDTH or _makes_tensor(expr)):
         return [text]
     match expr:
         case s.Invoke(callee=s.Ref()) if expr.arguments:
@@ -101,6 +101,13 @@ def broken(expr: s.Expr, column: int, indent: str, reserve: int = 0) -> list[str
         case s.Pipe() | s.Sum():
             return _filled(expr, column, indent, reserve)
     return [text]
+
+
+def _makes_tensor(expr: s.Expr) -> bool:
+    """`stack(e, concat("model.layers.{i}.experts"))`: rules of a weight map are read across, as a table."""
+    while isinstance(expr, s.Invoke) and expr.arguments:
+        expr = expr.arguments[-1].value
+    return isinstance(expr, s.String)
 
 
 def _arguments(call: s.Invoke, indent: str) -> list[str]:
