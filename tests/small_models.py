@@ -36,12 +36,11 @@ model small {{
         balance: {balance},
     )
 
-    layers {layers} {{
-        x += attention(norm(x))
-        x += {ffn}(norm(x))
+{embed}    layers {layers} {{
+        {layer}
     }}
 
-    logits = linear(norm(x))
+    logits = {logits}
 }}
 
 memory {{ recompute = {recompute} }}
@@ -61,7 +60,10 @@ _PLAIN = {
     "moe": "",
     "router": "softmax | top(2) | renormalize",
     "balance": "aux_loss(0.02)",
+    "embed": "",
     "layers": "2",
+    "layer": "x += attention(norm(x))\n        x += {ffn}(norm(x))",
+    "logits": "linear(norm(x))",
     "ffn": "experts",
     "recompute": "none",
     "sequences": "5",
@@ -89,13 +91,31 @@ VARIANTS: dict[str, dict[str, str]] = {
     "no balance": {"balance": "none"},
     "uneven experts": {"experts": "5"},
     "micro-batches": {"micro_batches": "2", "sequences": "6"},
+    "tied": {"logits": "linear(norm(x), tied: true)"},
+    "ends": {
+        "embed": "    x = 3.5 * norm(embed(tokens))\n\n",
+        "logits": "softcap(linear(norm(x), tied: true, bias: true) / 2, 3)",
+    },
+    "parallel": {"layer": "h = norm(x)\n        x += 0.5 * attention(h) + experts(h) / 3"},
+    "shortcut": {
+        "layer": "h = experts(norm(x))\n        x += attention(norm(x))\n        x += dense(norm(x)) + h"
+    },
+    "correction": {
+        "router": "sigmoid | correction_bias(update: 0.01) | top(2) | renormalize",
+        "balance": "none",
+    },
+    "fixed correction": {"router": "softmax | correction_bias | top(2)"},
+    "hash": {"router": "sigmoid | hash(2) | renormalize"},
+    "jitter": {"router": "jitter(0.3) | softmax | top(2) | renormalize"},
+    "post-norm": {"layer": "x = norm(x + attention(x))\n        x += norm(experts(norm(x)))"},
 }
 """Name -> what is different from a small Mixtral."""
 
 
 def small_text(variant: str = "mixtral", **changes: str) -> str:
     """The text of a variant, with pieces of it changed further."""
-    return _TEXT.format(**(_PLAIN | VARIANTS[variant] | changes))
+    parts = _PLAIN | VARIANTS[variant] | changes
+    return _TEXT.format(**(parts | {"layer": parts["layer"].format(**parts)}))
 
 
 def small_spec(

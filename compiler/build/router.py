@@ -15,7 +15,6 @@ from typing import Any
 from torch import fx
 
 from moec.compiler import model_ops
-from moec.compiler.errors import CompileError
 from moec.dsl.spec import (
     Capacity,
     CorrectionBias,
@@ -64,11 +63,20 @@ class Routing:
 
 def build_router(scope: LayerScope, x: fx.Node, path: str, moe: Moe) -> Routing:
     """(T, D) -> weights and choices."""
-    logits = scope.linear(x, f"{path}.router", moe.origin)
+    logits = scope.linear(_jittered(scope, x, moe), f"{path}.router", moe.origin)
     routing = Routing(logits, logits)
     for stage in moe.router:
         routing = _Stages(scope, path, moe).apply(routing, stage)
     return routing
+
+
+def _jittered(scope: LayerScope, x: fx.Node, moe: Moe) -> fx.Node:
+    """The router's input, with noise in training if it has that stage."""
+    jitter = next((stage for stage in moe.router if isinstance(stage, Jitter)), None)
+    if jitter is None or not scope.training:
+        return x
+    key, first = scope.facts["noise"], scope.facts["first"]
+    return scope.call(model_ops.jitter, x, key, first, scope.sequence, jitter.eps, at=jitter.origin)
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class _Stages:
             case Capacity():
                 return self._limit(routing, stage)
             case Jitter():
-                raise CompileError("not supported yet", stage.origin)
+                return routing  # what it changed is the router's input
 
     def _score(self, routing: Routing, stage: Softmax | Sigmoid | SqrtSoftplus) -> Routing:
         function = SCORES[type(stage)]
@@ -139,8 +147,8 @@ class _Stages:
                 chosen = call(model_ops.best, routing.choice, k)
             case RoundRobin(k):
                 chosen = call(model_ops.round_robin, scores, self.scope.sequence, k)
-            case Hash():
-                raise CompileError("not supported yet", stage.origin)
+            case Hash(k):
+                chosen = call(model_ops.hash_experts, self.scope.facts["tokens"], k, self.moe.routed)
         weights = call(model_ops.scores_of, scores, chosen)
         return replace(routing, weights=weights, chosen=chosen, sent=chosen)
 

@@ -59,10 +59,11 @@ def arguments(region: ReferenceRegion) -> tuple[dict[str, Tensor], dict[str, Ten
 def plain(region: ReferenceRegion) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Outputs, gradients of parameters and of inputs, by autograd over the reference graph."""
     parameters, inputs, grads = arguments(region)
-    leaves = {path: tensor.requires_grad_() for path, tensor in parameters.items()}
+    leaves = {p.path: parameters[p.path].requires_grad_(p.trained) for p in region.parameters}
     given = {n: t.requires_grad_() if n in region.differentiable else t for n, t in inputs.items()}
     outputs = run(region, leaves, given)
-    wrt = [*leaves.values(), *(given[n] for n in region.inputs if n in region.differentiable)]
+    trained = {path: leaf for path, leaf in leaves.items() if leaf.requires_grad}
+    wrt = [*trained.values(), *(given[n] for n in region.inputs if n in region.differentiable)]
     found = torch.autograd.grad(
         [outputs[name] for name in grads],
         wrt,
@@ -71,8 +72,8 @@ def plain(region: ReferenceRegion) -> tuple[dict[str, Tensor], dict[str, Tensor]
         materialize_grads=True,
     )
     names = [name for name in region.inputs if name in region.differentiable]
-    by_input = dict(zip(names, found[len(leaves) :], strict=True))
-    return outputs, dict(zip(leaves, found, strict=False)), by_input
+    by_input = dict(zip(names, found[len(trained) :], strict=True))
+    return outputs, dict(zip(trained, found, strict=False)), by_input
 
 
 def executed(
@@ -99,13 +100,13 @@ def executed(
         ],
     )
     by_path = {}
-    for buffer, gradient in zip(compiled.buffers, back, strict=False):
+    for buffer, gradient in zip(compiled.trained, back, strict=False):
         for slot in buffer.slots:
             by_path[slot.path] = gradient[slot.offset : slot.offset + slot.numel].view(slot.stored_shape)
     return (
         outputs,
         by_path,
-        dict(zip(compiled.input_grads, back[len(compiled.buffers) :], strict=True)),
+        dict(zip(compiled.input_grads, back[len(compiled.trained) :], strict=True)),
         saved,
     )
 
