@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from moec.runtime.abi.buffers import Buffer
 from moec.runtime.abi.mesh import AXES
+from moec.runtime.abi.program import list_text
 
 from .graph import LAYOUT, VAL, Region, origin, parameter_path
 from .plan.plan import Plan
@@ -89,5 +90,5 @@ def _argument(argument: Any) -> str:
     if isinstance(argument, fx.Node):
         return f"%{argument.name}"
     if isinstance(argument, tuple | list):
-        return f"[{', '.join(map(_argument, argument))}]"
+        return list_text(argument, _argument)
     return repr(argument)

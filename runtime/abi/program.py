@@ -8,7 +8,7 @@ control flow. Arguments are values, numbers, strings, dtypes, None and lists of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ class Ref:
     def __str__(self) -> str:
         return f"%{self.name}"
 
+
+_NUMBERS_SHOWN = 4
 
 Argument = Any
 """Ref | int | float | bool | str | None | torch.dtype | tuple[Argument, ...]"""
@@ -106,6 +108,13 @@ def listing(program: Program) -> str:
     return "\n".join([*lines, f"    return {returned}"])
 
 
+def list_text(parts: Sequence[Any], text: Callable[[Any], str]) -> str:
+    """A list for people: of many numbers, as the frequencies of positions are, the first two."""
+    if len(parts) > _NUMBERS_SHOWN and all(isinstance(part, float) for part in parts):
+        return f"[{text(parts[0])}, {text(parts[1])}, ... {len(parts)} numbers]"
+    return f"[{', '.join(map(text, parts))}]"
+
+
 def _line(instruction: Instruction) -> str:
     arguments = [_text(a) for a in instruction.arguments]
     arguments += [f"{key}={_text(a)}" for key, a in instruction.keywords]
@@ -116,7 +125,7 @@ def _line(instruction: Instruction) -> str:
 
 def _text(argument: Argument) -> str:
     if isinstance(argument, tuple):
-        return "[" + ", ".join(_text(part) for part in argument) + "]"
+        return list_text(argument, _text)
     if isinstance(argument, torch.dtype):
         return str(argument).removeprefix("torch.")
     return str(argument) if isinstance(argument, Ref) else repr(argument)
