@@ -126,7 +126,8 @@ def _yarn(plain: tuple[float, ...], yarn: Yarn, theta: float) -> tuple[float, ..
 def _llama3(frequency: float, scaling: Llama3Scaling) -> float:
     """By how often a pair turns over `original` tokens: kept from high_freq on, divided below low_freq."""
     turns = scaling.original * frequency / (2 * math.pi)
-    kept = (turns - scaling.low_freq) / (scaling.high_freq - scaling.low_freq)
+    ramp = scaling.high_freq - scaling.low_freq
+    kept = (turns - scaling.low_freq) / ramp if ramp else float(turns >= scaling.low_freq)
     share = min(max(kept, 0.0), 1.0)
     return frequency * share + frequency / scaling.factor * (1 - share)
 
