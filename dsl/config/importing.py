@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from moec.dsl import catalogue as c
 from moec.dsl import spec as m
@@ -15,12 +16,12 @@ from moec.dsl.paths import NoPath, read
 from moec.dsl.source import SourceText
 
 from .keys import (
-    HARMLESS,
     MUST_BE_ZERO,
     QUANTISED,
     asked_by,
     checkpoint_of,
     flatten,
+    is_harmless,
     same,
     shown,
     shown_key,
@@ -30,22 +31,45 @@ _ABSENT = object()
 _WHOLE = 10**18  # whole numbers are less
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """What a key sets a path to; `given`: the file has the value, it is no default."""
+
+    path: str
+    key: str
+    value: object
+    given: bool
+
+
 def checkpoint_overrides(config: Mapping[str, object], spec: m.Spec) -> list[str]:
     """The `--set` list that makes `spec` the model a config.json describes.
 
     `check_config` compares what can be compared only then. Raises SourceErrors where a constant differs, a
-    key is missing, or a key is present that the text does not know.
+    key is missing or present without being known, or two keys say different things of one value.
     """
     checkpoint = checkpoint_of(spec)
     values = flatten(config)
     file = parse_text(SourceText("<resolved>", spec.text), DiagnosticBag())
     bag = DiagnosticBag()
-    overrides: list[str] = []
+    settings: dict[str, _Setting] = {}
     for entry in checkpoint.config:
-        overrides += bag.attempt(_entry_overrides, entry, values, file) or []
+        for setting in bag.attempt(_settings, entry, values, file) or []:
+            settings[setting.path] = _agreed(settings.get(setting.path), setting, entry, bag)
+    overrides = [bag.attempt(_override, setting) for setting in settings.values()]
     _report_unknown(values, checkpoint, bag)
     bag.raise_if_any()
-    return overrides
+    return [override for override in overrides if override is not None]
+
+
+def _agreed(old: _Setting | None, new: _Setting, entry: m.ConfigEntry, bag: DiagnosticBag) -> _Setting:
+    """The one of two settings of a path that the file has; both have to say the same if it has both."""
+    if old is None or not (old.given and new.given):
+        return old if old is not None and old.given else new
+    if not same(old.value, new.value):
+        label = f"`{old.key}` is {shown(old.value)} and `{new.key}` is {shown(new.value)}"
+        note = f"in this model both are `{new.path}`"
+        bag.add(c.CONFIG_MISMATCH.at(None, label, note, asked_by(entry)))
+    return old
 
 
 def check_config(config: Mapping[str, object], spec: m.Spec) -> None:
@@ -63,15 +87,13 @@ def check_config(config: Mapping[str, object], spec: m.Spec) -> None:
 
 def _report_unknown(values: Mapping[str, object], checkpoint: m.Checkpoint, bag: DiagnosticBag) -> None:
     known = {key for entry in checkpoint.config for key in entry.keys}
-    harmless = {*HARMLESS, *checkpoint.config_ignored}
+    ignored = frozenset(checkpoint.config_ignored)
     quantised = next((key for key in values if key.partition(".")[0] == QUANTISED), QUANTISED)
-    if quantised not in known and values.get(quantised) is not None and QUANTISED not in harmless:
+    if quantised not in known and values.get(quantised) is not None and QUANTISED not in ignored:
         label = f"`{QUANTISED}`: quantised weights are not read; import the checkpoint as floats"
         bag.add(c.CONFIG_MISMATCH.at(None, label))
-        harmless |= {key for key in values if key.partition(".")[0] == QUANTISED}
-    unknown = [
-        key for key in values if key not in known and key not in harmless and not _harmless(key, values[key])
-    ]
+        ignored |= {QUANTISED}
+    unknown = [key for key in values if key not in known and not is_harmless(key, values[key], ignored)]
     for key in unknown[:DIAGNOSTICS_SHOWN]:
         bag.add(_unknown(key, values[key], sorted(known)))
     if len(unknown) > DIAGNOSTICS_SHOWN:
@@ -79,14 +101,8 @@ def _report_unknown(values: Mapping[str, object], checkpoint: m.Checkpoint, bag:
         bag.add(c.CONFIG_UNKNOWN.at(None, label))
 
 
-def _harmless(key: str, value: object) -> bool:
-    if value is None or key.endswith("_token_id"):
-        return True
-    return key in MUST_BE_ZERO and same(value, 0)
-
-
 def _unknown(key: str, value: object, known: Sequence[str]) -> Diagnostic:
-    if key in MUST_BE_ZERO:
+    if key.rpartition(".")[2] in MUST_BE_ZERO:
         return c.CONFIG_MISMATCH.at(None, f"{shown_key(key)} is {shown(value)}; only 0 is supported")
     label = f"{shown_key(key)} is {shown(value)}, and the model text does not bind it"
     return c.CONFIG_UNKNOWN.at(None, label, advice=closest(key, known))
@@ -95,19 +111,20 @@ def _unknown(key: str, value: object, known: Sequence[str]) -> Diagnostic:
 # --- one entry ---
 
 
-def _entry_overrides(entry: m.ConfigEntry, values: Mapping[str, object], file: s.File) -> list[str]:
+def _settings(entry: m.ConfigEntry, values: Mapping[str, object], file: s.File) -> list[_Setting]:
     key, value = _found(entry, values)
     if entry.arms:
-        return _layer_overrides(entry, key, value)
+        return _layer_settings(entry, key, value)
     if not entry.paths:
         _check_constant(entry, key, value)
         return []
-    if value is None or value is _ABSENT:
+    given = value is not None and value is not _ABSENT
+    if not given:
         if not entry.has_default:
             raise Mistake(c.CONFIG_MISSING.at(None, f"`{key}` is missing", asked_by(entry)))
         value = entry.default
     paths = [path for path in entry.paths if value is not None or not _is_off(path, file)]
-    return [f"{path}={_override_value(key, value)}" for path in paths]
+    return [_Setting(path, key, value, given) for path in paths]
 
 
 def _found(entry: m.ConfigEntry, values: Mapping[str, object]) -> tuple[str, object]:
@@ -144,23 +161,23 @@ def _check_constant(entry: m.ConfigEntry, key: str, value: object) -> None:
 # --- lists with an entry a layer ---
 
 
-def _layer_overrides(entry: m.ConfigEntry, key: str, value: object) -> list[str]:
+def _layer_settings(entry: m.ConfigEntry, key: str, value: object) -> list[_Setting]:
     """A binding that is the pattern of an arm becomes the list of the layers with the arm's value."""
     items = _items(entry, key, value)
     if items is None:
         return []
-    overrides, taken = [], set[int]()
+    settings, taken = [], set[int]()
     for arm in entry.arms:
         layers = [i for i, item in enumerate(items) if i not in taken and same(item, arm.value)]
         if arm.binding is not None:
-            overrides.append(f"{arm.binding}=[{', '.join(map(str, layers))}]")
+            settings.append(_Setting(arm.binding, key, layers, True))
             taken |= {*layers}
     known = [arm.value for arm in entry.arms]
     strange = next((item for item in items if not any(same(item, value) for value in known)), None)
     if strange is not None:
         label = f"`{key}` has {shown(strange)} for a layer; this model has {' and '.join(map(shown, known))}"
         raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
-    return overrides
+    return settings
 
 
 def _items(entry: m.ConfigEntry, key: str, value: object) -> list[object] | None:
@@ -188,6 +205,10 @@ def _check_layers(entry: m.ConfigEntry, values: Mapping[str, object]) -> None:
 
 
 # --- values of overrides ---
+
+
+def _override(setting: _Setting) -> str:
+    return f"{setting.path}={_override_value(setting.key, setting.value)}"
 
 
 def _override_value(key: str, value: object) -> str:

@@ -10,16 +10,20 @@ from moec.dsl.diagnostics import SourceErrors
 
 HARMLESS = frozenset(
     (
-        "_attn_implementation", "_name_or_path", "auto_map", "dtype", "output_attentions",
-        "output_hidden_states", "output_router_logits", "pretraining_tp", "return_dict", "tokenizer_class",
-        "torch_dtype", "transformers_version", "use_cache",
+        "_attn_implementation", "_name_or_path", "auto_map", "chunk_size_feed_forward", "dtype", "id2label",
+        "is_encoder_decoder", "label2id", "output_attentions", "output_hidden_states", "output_router_logits",
+        "pretraining_tp", "problem_type", "return_dict", "tokenizer_class", "torch_dtype",
+        "transformers_version", "use_cache",
     )
 )  # fmt: skip
-"""Keys that change nothing that is computed, with any value. So do all that end in `_token_id`."""
+"""Keys that change nothing that is computed, with any value, at any depth: configs nest in configs."""
 
 MUST_BE_ZERO = frozenset(
-    ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "router_jitter_noise")
-)
+    (
+        "attention_dropout", "attn_pdrop", "emb_pdrop", "embd_pdrop", "hidden_dropout", "resid_pdrop",
+        "router_jitter_noise",
+    )
+)  # fmt: skip
 
 QUANTISED = "quantization_config"
 
@@ -43,6 +47,16 @@ def flatten(config: Mapping[str, object], prefix: str = "", level: int = 1) -> d
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def is_harmless(key: str, value: object, ignored: frozenset[str]) -> bool:
+    """Whether an entry changes nothing that is computed: by its name, or by that of an object it lies in."""
+    steps = key.split(".")
+    if value is None or steps[-1].endswith("_token_id") or not HARMLESS.isdisjoint(steps):
+        return True
+    if any(".".join(steps[:depth]) in ignored for depth in range(1, len(steps) + 1)):
+        return True
+    return steps[-1] in MUST_BE_ZERO and same(value, 0)
 
 
 def same(value: object, expected: object) -> bool:

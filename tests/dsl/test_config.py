@@ -135,6 +135,23 @@ def test_paths_that_differ_cannot_share_a_key() -> None:
     assert codes(caught.value.diagnostics) == {c.CONFIG_VALUE.code}
 
 
+def test_keys_of_one_path_cannot_say_different_things() -> None:
+    """What a file has counts more than a default, whichever comes first; what it has twice must agree."""
+    text = edited(
+        TEXT, "        dropout ", "        size = width else 1\n        wide = width else 2\n        dropout "
+    )
+    for change in ({}, {"size": 32}, {"wide": 32.0}, {"wide": None}):
+        spec = load(text, *dsl.checkpoint_overrides({**CONFIG, **change}, load(text)))
+        assert spec.model.width == 32
+    with pytest.raises(dsl.SourceErrors) as caught:
+        dsl.checkpoint_overrides({**CONFIG, "wide": 33}, load(text))
+    (found,) = caught.value.diagnostics
+    assert (found.label, found.notes[0]) == (
+        "`hidden_size` is 32 and `wide` is 33",
+        "in this model both are `width`",
+    )
+
+
 def test_what_a_value_turns_off_cannot_be_exported() -> None:
     with pytest.raises(dsl.SourceErrors) as caught:
         dsl.checkpoint_config(load(TEXT, "attention.rope=none"))
@@ -242,7 +259,7 @@ LAYER_FAULTS: dict[str, tuple[dict[str, object], c.Kind, str]] = {
     "an unknown kind": ({"kinds": ["full", "linear", "full"]}, c.CONFIG_MISMATCH, "has 'linear' for a layer"),
     "no list": ({"kinds": "full"}, c.CONFIG_VALUE, "`kinds` is 'full'; expected a list"),
     "null": ({"kinds": None}, c.CONFIG_VALUE, "`kinds` is None"),
-    "too few": ({"kinds": ["full", "full"]}, c.CONFIG_MISMATCH, "has 2 entries; this model has 3 layers"),
+    "too few": ({"kinds": ["full"] * 2, "full": [0, 1]}, c.CONFIG_MISMATCH, "has 2 entries; this model has 3"),
     "a huge list": ({"kinds": ["full"] * 10_001}, c.CONFIG_VALUE, "`kinds` is ['full', 'full', "),
     "true is not 1": ({"no_rope": [False, True, True]}, c.CONFIG_MISMATCH, "has False for a layer"),
     "spellings differ": ({"new": 0.6}, c.CONFIG_MISMATCH, "`old` is 0.5, and `new`, the same fact, is 0.6"),
