@@ -181,9 +181,9 @@ def _magnitude(read: Read, factor: float, mscale: float | None) -> float | None:
 def _llama3(read: Read, dims: int | None, rotated: Rotated) -> m.Llama3Scaling:
     factor, original = _factor(read), read.tokens("original", 1)
     low, high = read.real("low_freq", 1.0), read.real("high_freq", 4.0)
-    if high <= low:
+    if high < low:
         label = f"wavelengths go from original / high_freq = {high:g} up to original / low_freq = {low:g}"
-        read.report(c.BAD_POSITION, ("high_freq", "low_freq"), label, "high_freq must be the larger")
+        read.report(c.BAD_POSITION, ("high_freq", "low_freq"), label, "high_freq must not be the smaller")
     return m.Llama3Scaling(factor, original, low, high, origin=read.origin)
 
 
