@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from moec.dsl import catalogue as c
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
@@ -19,6 +21,7 @@ from .keys import asked_by, checkpoint_of
 def checkpoint_config(spec: m.Spec) -> dict[str, object]:
     """The config.json of a spec: every entry of its `config` block, under the first of its spellings.
 
+    And that no token is padding: a family's default may lie beyond a smaller vocabulary.
     Raises SourceErrors where a value cannot be expressed.
     """
     checkpoint = checkpoint_of(spec)
@@ -32,6 +35,7 @@ def checkpoint_config(spec: m.Spec) -> dict[str, object]:
         value = bag.attempt(_exported, entry, file, values)
         _put(config, entry.keys[0], value)
     bag.raise_if_any()
+    config.setdefault("pad_token_id", None)
     return config
 
 
@@ -57,14 +61,36 @@ def _value_at(file: s.File, path: str, entry: m.ConfigEntry, values: Evaluation)
             return None
         raise Mistake(c.CONFIG_PATH.at(None, f"`{path}`: {error.label}", asked_by(entry))) from None
     try:
-        return _value(expr, steps[-1], values)
+        return _value(expr, _Numbers(steps[-1], entry.default), values)
     except Mistake as mistake:
         label = f"`{path}`: {mistake.diagnostic.label}"
         raise Mistake(c.CONFIG_VALUE.at(None, label, asked_by(entry))) from None
 
 
-def _value(expr: s.Expr, name: str, values: Evaluation) -> object:
-    """The value of a setting or argument as JSON has it. Raises Mistake."""
+@dataclass(frozen=True)
+class _Numbers:
+    """How the numbers of an entry are written: like its default, or else as the argument takes them."""
+
+    name: str  # of the setting or argument
+    default: m.ConfigValue
+
+    def number(self, expr: s.Expr, values: Evaluation) -> float | int:
+        """Raises Mistake."""
+        number = values.tokens(expr) if counts_tokens(self.name) else values.number(expr)
+        whole = number.denominator == 1 and not self._is_real(expr)
+        return int(number) if whole else float(number)
+
+    def _is_real(self, expr: s.Expr) -> bool:
+        """Whether it is written with a point even if it is whole: so is what is computed."""
+        if isinstance(self.default, int | float) and not isinstance(self.default, bool):
+            return isinstance(self.default, float)
+        if takes_real(self.name) or not isinstance(expr, s.Number):
+            return True
+        return any(letter in expr.text for letter in ".eE")
+
+
+def _value(expr: s.Expr, numbers: _Numbers, values: Evaluation) -> object:
+    """The value as JSON has it. Raises Mistake."""
     match expr:
         case s.Ref(names=("true" | "false" as word,)):
             return word == "true"
@@ -72,17 +98,10 @@ def _value(expr: s.Expr, name: str, values: Evaluation) -> object:
             return None
     bound = values.resolve(expr)
     if isinstance(bound, s.ListOf):
-        return [_number(item, name, values) for item in bound.items]
+        return [numbers.number(item, values) for item in bound.items]
     if values.is_layers(bound):
         return values.listed(bound)
-    return _number(bound, name, values)
-
-
-def _number(expr: s.Expr, name: str, values: Evaluation) -> float | int:
-    """A float where the argument takes one, or the number is written or computed as one."""
-    number = values.tokens(expr) if counts_tokens(name) else values.number(expr)
-    whole = isinstance(expr, s.Number) and not any(letter in expr.text for letter in ".eE")
-    return float(number) if takes_real(name) or not whole or number.denominator != 1 else int(number)
+    return numbers.number(bound, values)
 
 
 def _put(config: dict[str, object], key: str, value: object) -> None:

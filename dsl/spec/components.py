@@ -149,7 +149,7 @@ class LogTemperature:
     """Queries at position p multiplied by 1 + scale * ln(1 + floor((p + offset) / period)). Llama 4."""
 
     scale: float
-    period: float
+    period: int  # tokens
     offset: int = 1
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 

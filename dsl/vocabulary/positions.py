@@ -166,7 +166,7 @@ PARTS = (
         "temperature",
         (
             Param("scale", "positive number"),
-            Param("period", "positive number"),
+            Param("period", "count of tokens"),
             Param("offset", "0 or 1", "1"),
         ),
         meaning="queries at position p times 1 + scale * ln(1 + floor((p + offset) / period))",

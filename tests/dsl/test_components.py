@@ -39,7 +39,7 @@ def _gate(text: str) -> str:
 
 MLA_SIZES = "heads: 4, kv_rank: 16, nope_dim: 8, rope_dim: 8, v_dim: 12"
 HEAT = "log_temperature(scale: 0.1, period: 64)"
-HOT = m.LogTemperature(scale=0.1, period=64.0)
+HOT = m.LogTemperature(scale=0.1, period=64)
 
 NETWORKS: Cases = {
     ("rms_norm", "eps"): ("rms_norm(eps: 0.5)", m.RmsNorm(0.5)),
@@ -144,15 +144,15 @@ PARTS: Cases = {
     ),
     ("log_temperature", "scale"): (
         "gqa(heads: 4, temperature: log_temperature(scale: 0.2, period: 64))",
-        _with(m.Attend(temperature=m.LogTemperature(0.2, 64.0))),
+        _with(m.Attend(temperature=m.LogTemperature(0.2, 64))),
     ),
     ("log_temperature", "period"): (
         "gqa(heads: 4, temperature: log_temperature(scale: 0.1, period: 8K))",
-        _with(m.Attend(temperature=m.LogTemperature(0.1, 8000.0))),
+        _with(m.Attend(temperature=m.LogTemperature(0.1, 8192))),
     ),
     ("log_temperature", "offset"): (
         "gqa(heads: 4, temperature: log_temperature(scale: 0.1, period: 64, offset: 0))",
-        _with(m.Attend(temperature=m.LogTemperature(0.1, 64.0, 0))),
+        _with(m.Attend(temperature=m.LogTemperature(0.1, 64, 0))),
     ),
 }
 CASES = NETWORKS | ATTENTION | PARTS

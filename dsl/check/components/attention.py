@@ -162,4 +162,4 @@ def _temperature(expr: s.Expr, context: Context) -> m.LogTemperature | None:
     construct, call = callee(expr, ("temperature",), "`log_temperature(...)` or `none`")
     read = Read(bind(construct, call, context.bag), context)
     offset = read.whole("offset", 1, 1, low=0)
-    return m.LogTemperature(read.real("scale", 1.0), read.real("period", 1.0), offset, origin=read.origin)
+    return m.LogTemperature(read.real("scale", 1.0), read.tokens("period", 1), offset, origin=read.origin)

@@ -103,6 +103,7 @@ FAMILIES = {
         COHERE
         | {
             "num_shared_experts": 1,
+            "prefix_dense_intermediate_size": 112,
             "norm_topk_prob": False,
             "sliding_window_pattern": 2,
             "tie_word_embeddings": True,
