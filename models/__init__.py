@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-ALIASES = {"qwen2_moe": "qwen2_57b_a14b"}
+ALIASES = {
+    "gpt_oss": "gpt_oss_20b",
+    "llama4": "llama4_scout",
+    "mixtral": "mixtral_8x7b",
+    "olmoe": "olmoe_1b_7b",
+    "qwen2_moe": "qwen2_57b_a14b",
+    "qwen3_moe": "qwen3_30b_a3b",
+}
 """Other names of shipped models, by which they are found but not listed."""
 
 
