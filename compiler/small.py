@@ -44,7 +44,7 @@ HEAD_DIM, OTHER_VALUE_DIM = 8, 6
 MAX_KV_HEADS, MAX_GROUP = 2, 4
 MLA_HEADS, Q_RANK, KV_RANK = 4, 12, 10
 NOPE_DIM, ROPE_DIM, OTHER_MLA_VALUE_DIM = 6, 4, 5
-WINDOW, CHUNK, PERIOD = SEQUENCE // 2, 5, 4.0  # shorter than a sequence; a chunk does not divide it
+WINDOW, CHUNK, PERIOD = SEQUENCE // 2, 5, 4  # shorter than a sequence; a chunk does not divide it
 
 FFN_WIDTH = 24
 LATENT = 16

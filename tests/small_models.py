@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attention_variants import ATTENTION_VARIANTS
 from moec.dsl import Spec, load_text
 from moec.dsl.parameters import model_parameters
 from moec.dsl.spec import ParallelSpec
@@ -26,8 +27,8 @@ model small {{
     context = 12
     init    = normal(std: 0.1)
 
-    norm      = rms_norm(eps: 1e-5)
-    attention = gqa(heads: 4, kv_heads: 2, head_dim: 4, {attention})
+    norm      = {norm}
+    attention = {mixer}({heads}, {attention})
     dense     = swiglu(20)
     experts   = moe(
         experts: {experts} of swiglu(12),
@@ -55,6 +56,9 @@ train {{
 """
 
 _PLAIN = {
+    "norm": "rms_norm(eps: 1e-5)",
+    "mixer": "gqa",
+    "heads": "heads: 4, kv_heads: 2, head_dim: 4",
     "attention": "rope: rope(theta: 100)",
     "experts": "4",
     "moe": "",
@@ -108,6 +112,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "hash": {"router": "sigmoid | hash(2) | renormalize"},
     "jitter": {"router": "jitter(0.3) | softmax | top(2) | renormalize"},
     "post-norm": {"layer": "x = norm(x + attention(x))\n        x += norm(experts(norm(x)))"},
+    **ATTENTION_VARIANTS,
 }
 """Name -> what is different from a small Mixtral."""
 

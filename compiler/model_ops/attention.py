@@ -56,7 +56,7 @@ def rope(
     return out
 
 
-def log_temperature(x: Tensor, scale: float, period: float, offset: int) -> Tensor:
+def log_temperature(x: Tensor, scale: float, period: int, offset: int) -> Tensor:
     """(B, S, H, d) -> position p times 1 + scale * ln(1 + floor((p + offset) / period))."""
     out: Tensor = row_ops.position_scale(x, scale, period, offset)
     return out

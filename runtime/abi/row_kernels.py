@@ -99,15 +99,15 @@ def _rope_table(
     return cos.to(device, dtype).unsqueeze(1), sin.to(device, dtype).unsqueeze(1)
 
 
-def position_scale_kernel(x: Tensor, scale: float, period: float, offset: int) -> Tensor:
+def position_scale_kernel(x: Tensor, scale: float, period: int, offset: int) -> Tensor:
     """(B, S, H, d) -> the same, each position times its factor."""
-    require(x.dim() == 4, "positions are those of (B, S, H, d)", x)
+    require(x.dim() == 4 and period > 0, f"positions are those of (B, S, H, d), by {period} of them", x)
     return x * _position_factors(x.shape[1], scale, period, offset, x.dtype, x.device)
 
 
 @lru_cache(maxsize=8)
 def _position_factors(
-    length: int, scale: float, period: float, offset: int, dtype: torch.dtype, device: torch.device
+    length: int, scale: float, period: int, offset: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """1 + scale * ln(1 + floor((position + offset) / period)), (S, 1, 1)."""
     position = torch.arange(length, dtype=torch.float64) + offset

@@ -149,13 +149,13 @@ rope.register_autograd(_rope_backward, setup_context=_rope_saves)
 
 
 @operation("position_scale")
-def position_scale(x: Tensor, scale: float, period: float, offset: int) -> Tensor:
+def position_scale(x: Tensor, scale: float, period: int, offset: int) -> Tensor:
     """(B, S, H, d) -> position p of it times 1 + scale * ln(1 + floor((p + offset) / period))."""
     return position_scale_kernel(x, scale, period, offset)
 
 
 @position_scale.register_fake
-def _(x: Tensor, scale: float, period: float, offset: int) -> Tensor:
+def _(x: Tensor, scale: float, period: int, offset: int) -> Tensor:
     return x.new_empty(x.shape)
 
 

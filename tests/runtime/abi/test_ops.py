@@ -160,7 +160,7 @@ def gradients() -> list[Any]:
         pytest.param(lambda t, w: row_ops.layer_norm(t, w, w, 1e-2)[0], (x, norm), id="layer_norm"),
         pytest.param(lambda t: row_ops.layer_norm(t, None, None, 1e-2)[0], (x,), id="layer_norm-alone"),
         pytest.param(lambda t: row_ops.rope(t, 1, [0.3], 1.5, True, False), (wide,), id="rope"),
-        pytest.param(lambda t: row_ops.position_scale(t, 0.3, 2.0, 1), (heads,), id="position_scale"),
+        pytest.param(lambda t: row_ops.position_scale(t, 0.3, 2, 1), (heads,), id="position_scale"),
         pytest.param(
             lambda q, k: attention_ops.attention(q, k, k, None, 0.5, 0, 0, 0.0)[0],
             (heads, few),
@@ -228,7 +228,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "rope": [
             (random(2, 5, 3, 6, grad=True), 1, *turn, False), (random(0, 5, 3, 4), 0, *turn, True),
         ],
-        "position_scale": [(random(2, 5, 3, 4, grad=True), 0.1, 2.0, 0)],
+        "position_scale": [(random(2, 5, 3, 4, grad=True), 0.1, 2, 0)],
         "attention": [
             (*attended, None, 0.5, 0, 0, 0.0), (*attended, sinks, 0.5, 3, 4, 0.0),
             (*attended, sinks, 0.5, 3, 4, 2.0),

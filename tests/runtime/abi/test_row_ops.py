@@ -126,4 +126,4 @@ def test_position_scale(offset: int) -> None:
     x = random(2, 9, 3, 2, grad=True)
     factors = [1 + 0.3 * math.log(1 + (p + offset) // 4) for p in range(9)]
     expected = x * torch.tensor(factors, dtype=torch.float64)[:, None, None]
-    agree(row_ops.position_scale(x, 0.3, 4.0, offset), expected, [x])
+    agree(row_ops.position_scale(x, 0.3, 4, offset), expected, [x])
