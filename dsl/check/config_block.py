@@ -104,7 +104,9 @@ class _Reader:
         return replace(entry, paths=paths) if paths else replace(entry, constant=_constant(value))
 
     def _arms(self, match: s.Match) -> tuple[m.ConfigArm, ...]:
-        return tuple(m.ConfigArm(self._binding(arm.pattern), _scalar(arm.value)) for arm in match.arms)
+        values = [_scalar(arm.value, "a constant") for arm in match.arms]
+        bindings = [self._binding(arm.pattern) for arm in match.arms]
+        return tuple(map(m.ConfigArm, bindings, values))
 
     def _binding(self, pattern: s.Expr) -> str | None:
         """The name of the binding that a pattern is, if importing can set that to a list of layers."""
@@ -148,7 +150,7 @@ def _constant(expr: s.Expr) -> m.ConfigValue:
     return _scalar(expr)
 
 
-def _scalar(expr: s.Expr) -> m.ConfigScalar:
+def _scalar(expr: s.Expr, expected: str = "a path or a constant") -> m.ConfigScalar:
     match expr:
         case s.String(text=text):
             return text
@@ -159,6 +161,4 @@ def _scalar(expr: s.Expr) -> m.ConfigScalar:
             return word == "true"
         case s.Ref() if is_none(expr):
             return None
-    raise Mistake(
-        c.BAD_CONFIG_ENTRY.at(expr.span, f"expected a path or a constant, found {s.describe(expr)}")
-    )
+    raise Mistake(c.BAD_CONFIG_ENTRY.at(expr.span, f"expected {expected}, found {s.describe(expr)}"))

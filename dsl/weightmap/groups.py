@@ -57,8 +57,20 @@ def map_tensors(
             key = (id(rule), None if rule.takes(LAYER) else layer)
             members.setdefault(key, _Members(rule)).found[layer, place] = parameter
     _report_unmapped(unmapped, rules, block, bag)
-    mapped = [bag.attempt(_mapped, found, layer) for (_, layer), found in members.items()]
-    return tuple(one for one in mapped if one is not None)
+    return tuple(_all_mapped(members, bag))
+
+
+def _all_mapped(members: Mapping[tuple[int, int | None], _Members], bag: DiagnosticBag) -> Iterator[Mapped]:
+    """What is wrong is reported for the first layer of a rule."""
+    wrong: set[Span] = set()
+    for (_, layer), found in members.items():
+        if found.rule.span in wrong:
+            continue
+        mapped = bag.attempt(_mapped, found, layer)
+        if mapped is None:
+            wrong.add(found.rule.span)
+        else:
+            yield mapped
 
 
 def _regions(model: m.ModelSpec) -> Iterator[tuple[int | None, list[tuple[str, Parameter]]]]:

@@ -194,7 +194,7 @@ def _name(
     """Pieces and order: `{i}` is an index, every `{}` the next of the last alternatives chosen."""
     empty = sum(not hole[1] for hole in _HOLE.finditer(name.text))
     if empty > len(chosen):
-        count = f"has only {len(chosen)} left" if chosen else "has none left"
+        count = f"has only {len(chosen)} for it" if chosen else "has none for it"
         raise Mistake(
             c.BAD_RULE.at(name.span, f"`{{}}` stands for an alternative, and the left side {count}")
         )
