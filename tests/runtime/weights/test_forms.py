@@ -140,7 +140,7 @@ def test_reads_are_few_where_the_parts_are_small_and_exact_where_they_are_large(
 GATE, UP = torch.randn(3, 4), torch.randn(3, 4)
 FORMS = (Form("transpose", 1), Form("concat", 2))
 PAIR = FusedTensor("gate_up", ("gate", "up"), FORMS)
-SHAPES = {"gate": (3, 4), "up": (3, 4)}
+SHAPES: dict[str, tuple[int, ...]] = {"gate": (3, 4), "up": (3, 4)}
 
 WRONG: dict[str, tuple[FusedTensor, dict[str, tuple[int, ...]], str]] = {
     "the file has another shape": (
