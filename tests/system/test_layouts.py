@@ -14,7 +14,7 @@ import torch
 from moec import models
 from moec.compiler.emit.bundle import save
 from moec.compiler.pipeline import CompileOptions, compile_spec
-from moec.dsl import load
+from moec.dsl import load, load_text
 from moec.runtime.abi.bundle import STATE_PARTS
 from moec.runtime.weights.reader import WeightsReader
 from mpi_job import job
@@ -36,6 +36,42 @@ CASES = {
     "one expert": ["experts.router.top=1"],
 }
 """Fewer tokens than experts; an expert without a token; one sequence instead of six; one expert for all."""
+
+
+WHOLE = """\
+model whole {
+    vocab   = 257
+    width   = 32
+    context = 32
+    init    = normal(std: 0.05)
+
+    norm      = rms_norm(eps: 1e-5)
+    attention = gqa(heads: 4, kv_heads: 2, head_dim: 8)
+    hashed    = moe(experts: 8 of swiglu(24), router: sigmoid | hash(2))
+    experts   = moe(
+        experts: 8 of swiglu(24),
+        router:  jitter(0.1) | sigmoid | correction_bias(update: 0.01) | top(2) | renormalize,
+    )
+
+    x = 3.5 * norm(embed(tokens))
+
+    layers 3 {
+        h = norm(x)
+        x += 0.5 * attention(h) + match layer { 0 => hashed, _ => experts }(h) / 3
+    }
+
+    logits = softcap(linear(norm(x), tied: true, bias: true) / 2, 30)
+}
+
+train {
+    sequence      = 32
+    batch         = 6 sequences
+    micro_batches = 2
+    steps         = 6
+    optimizer     = adamw(lr: 1e-2)
+}
+"""
+"""What is not the business of one region: a tied table, a correction by the load of the whole batch, jitter."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +115,15 @@ def _entries(folder: Path, layout: Layout, transport: str) -> list[dict[str, obj
         save(compile_spec(spec, CompileOptions(update=case == "train")), here / "bundle")
         work = {"steps": STEPS} if case == "train" else {"case": case}
         entries.append({"bundle": str(here / "bundle"), "out": str(here), **work})
-    return entries
+    return [*entries, _whole(folder / transport / str(layout) / "whole", layout)]
+
+
+def _whole(here: Path, layout: Layout) -> dict[str, object]:
+    """In float64, so that no router is of two minds on two layouts."""
+    here.mkdir()
+    spec = load_text(WHOLE, "whole.moe", layout.sets)
+    save(compile_spec(spec, CompileOptions(dtype="fp64")), here / "bundle")
+    return {"bundle": str(here / "bundle"), "out": str(here), "steps": spec.train.steps}
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +210,24 @@ def test_loss_and_every_gradient_are_equal(results: Path, transport: str, layout
     assert ours["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
     for name, gradient in expected.items():
         assert (gradients[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), name
+
+
+@pytest.mark.mpi
+@ways
+def test_a_whole_model_trains_the_same(results: Path, transport: str, layout: Layout) -> None:
+    """Losses to the rounding of float64 over six steps, weights too; corrections bit for bit."""
+    ours, one = (_result(results, t, x, "whole")["losses"] for t, x in ((transport, layout), ("self", ONE)))
+    for here, there in zip(ours, one, strict=True):  # type: ignore[call-overload]
+        assert here == pytest.approx(there, rel=1e-9)
+    weights, expected = (
+        _tensors(results, t, x, "whole", "final") for t, x in ((transport, layout), ("self", ONE))
+    )
+    assert weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert (weights[name] - weight).abs().max() <= 1e-6 * weight.abs().max(), name
+        if name.endswith("correction"):
+            assert torch.equal(weights[name], weight)
+            assert weight.abs().max() > 0
 
 
 @pytest.mark.mpi
