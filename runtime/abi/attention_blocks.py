@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_SCORES_AT_ONCE = 1 << 21
+_SCORES_AT_ONCE, _LEAST_ROWS = 1 << 19, 16
+"""Scores of a block stay in a cache; but products of matrices want some rows."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Scoring:
     window: int
     chunk: int
     softcap: float
+
+    def reach(self, length: int) -> int:
+        """How many keys a query of a sequence of `length` sees at most."""
+        return min(length, self.window or length, self.chunk or length)
 
     def first_key(self, query: int) -> int:
         """The first position that `query` sees."""
@@ -77,12 +82,17 @@ def forward_by_blocks(
     lse = q.new_empty((*q.shape[:3], 1), dtype=_wide(q))
     for block in _blocks(q, scoring):
         scores = _hide(_scores(q, k, block, scoring), block, scoring)
-        total = scores.logsumexp(-1, keepdim=True)
+        top = scores.amax(-1, keepdim=True)
         if sinks is not None:
             of_queries = sinks.view(k.shape[2], -1, 1).expand(-1, -1, len(block.queries))
-            total = torch.logaddexp(total, of_queries.reshape(total.shape))
-        block.put(lse, total)
-        block.put(out, scores.sub_(total).exp_() @ block.of_keys(v))
+            sink = of_queries.reshape(top.shape).to(top.dtype)
+            top = torch.maximum(top, sink)
+        powers = scores.sub_(top).exp_()
+        total = powers.sum(-1, keepdim=True)
+        if sinks is not None:
+            total += (sink - top).exp_()
+        block.put(lse, top + total.log())
+        block.put(out, (powers @ block.of_keys(v)).div_(total))
     return out, lse
 
 
@@ -114,7 +124,9 @@ def _wide(x: Tensor) -> torch.dtype:
 
 def _blocks(q: Tensor, scoring: Scoring) -> Iterator[_Block]:
     sequences, length, heads, _ = q.shape
-    rows = max(1, _SCORES_AT_ONCE // (heads * length))
+    reach = scoring.reach(length)
+    keys = min(2 * reach, length)  # of as many queries as one of them sees keys
+    rows = max(_LEAST_ROWS, min(reach, _SCORES_AT_ONCE // (heads * keys)))
     for sequence in range(sequences):
         for first in range(0, length, rows):
             end = min(first + rows, length)

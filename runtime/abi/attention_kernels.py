@@ -20,6 +20,9 @@ from .guards import check_attention, check_attention_backward
 
 _aten = torch.ops.aten
 
+_NARROW = 4
+"""Blocks take over from kernels where a query sees at most this part of a sequence."""
+
 
 def attention_kernel(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, scoring: Scoring
@@ -64,8 +67,11 @@ def attention_backward_kernel(
 
 
 def _by_blocks(q: Tensor, sinks: Tensor | None, scoring: Scoring) -> bool:
-    """Whether no kernel does it: softcaps never, and sinks only where the logsumexp is known."""
-    return scoring.softcap != 0 or (sinks is not None and q.device.type != "cpu")
+    """Whether no kernel of torch does it: softcaps none, sinks only those that give their logsumexp. And a
+    short reach is better left to blocks on a CPU, where the kernels compute every score and mask it."""
+    if q.device.type == "cpu":
+        return scoring.softcap != 0 or _NARROW * scoring.reach(q.shape[1]) <= q.shape[1]
+    return scoring.softcap != 0 or sinks is not None
 
 
 def _by_head(x: Tensor) -> Tensor:
@@ -143,9 +149,10 @@ def _any_device(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
 
 def _mask(q: Tensor, scoring: Scoring) -> Tensor | None:
     """(S, S) added to the scores of q (B, S, H, d); None if causal order is all that is asked for."""
-    length, window, chunk = q.shape[1], scoring.window, scoring.chunk
-    narrow = 0 < window < length or 0 < chunk < length
-    return _added(length, window, chunk, q.dtype, q.device) if narrow else None
+    length = q.shape[1]
+    if scoring.reach(length) == length:
+        return None
+    return _added(length, scoring.window, scoring.chunk, q.dtype, q.device)
 
 
 @lru_cache(maxsize=4)

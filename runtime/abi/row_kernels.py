@@ -67,17 +67,32 @@ def rope_kernel(
     pairs = len(frequencies)
     end = start + 2 * pairs
     require(x.dim() == 4 and 0 <= start < end <= x.shape[3], f"rotates dims {start} to {end} of a head", x)
-    cos, sin = _rope_table(x.shape[1], frequencies, magnitude, x.dtype, x.device)
+    cos, sin = _rope_table(x.shape[1], frequencies, magnitude, inverse, x.dtype, x.device)
     out = x.new_empty(x.shape)
     if 2 * pairs < x.shape[3]:
         out[..., :start] = x[..., :start]
         out[..., end:] = x[..., end:]
+    if interleaved and _is_complex(x, start) and x.shape[3] % 2 == 0:
+        given, wanted = (_as_complex(t[..., start:end]) for t in (x, out))
+        torch.mul(given, torch.complex(cos, sin), out=wanted)
+        return out
     first, second = _halves(start, pairs, interleaved)
-    sign = -1 if inverse else 1
     a, b, u, v = x[..., first], x[..., second], out[..., first], out[..., second]
-    torch.mul(a, cos, out=u).addcmul_(b, sin, value=-sign)
-    torch.mul(b, cos, out=v).addcmul_(a, sin, value=sign)
+    torch.mul(a, cos, out=u).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=v).addcmul_(a, sin)
     return out
+
+
+def _is_complex(x: Tensor, start: int) -> bool:
+    """Whether pairs of neighbours from dim `start` on lie in memory as complex numbers do."""
+    *strides, last = x.stride()
+    even = all(number % 2 == 0 for number in (*strides, x.storage_offset(), start))
+    return even and last == 1 and x.dtype in (torch.float32, torch.float64)
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    """(B, S, H, 2 n) -> (B, S, H, n) complex, the same memory."""
+    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
 
 
 def _halves(start: int, pairs: int, interleaved: bool) -> tuple[slice, slice]:
@@ -90,10 +105,15 @@ def _halves(start: int, pairs: int, interleaved: bool) -> tuple[slice, slice]:
 
 @lru_cache(maxsize=32)
 def _rope_table(
-    length: int, frequencies: tuple[float, ...], magnitude: float, dtype: torch.dtype, device: torch.device
+    length: int,
+    frequencies: tuple[float, ...],
+    magnitude: float,
+    inverse: bool,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin (S, 1, n) of position * frequency, times the magnitude."""
-    speed = torch.tensor(frequencies, dtype=torch.float64)
+    """cos and sin (S, 1, n) of position * frequency, or backwards for the inverse, times the magnitude."""
+    speed = torch.tensor(frequencies, dtype=torch.float64) * (-1 if inverse else 1)
     angle = torch.arange(length, dtype=torch.float64).unsqueeze(1) * speed
     cos, sin = (angle.cos() * magnitude, angle.sin() * magnitude)
     return cos.to(device, dtype).unsqueeze(1), sin.to(device, dtype).unsqueeze(1)

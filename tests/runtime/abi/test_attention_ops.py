@@ -115,11 +115,19 @@ def test_attention_is_softmax_over_the_keys_seen(name: str) -> None:
     check(CASES[name])
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.softcap])
+def test_kernels_with_masks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where blocks would be taken."""
+    monkeypatch.setattr(attention_kernels, "_by_blocks", lambda *_: False)
+    check(CASES[name])
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("at_once", [1, 60, 200])
 def test_blocks_of_queries_of_any_size(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A query a block, some, and all 7 of a sequence."""
     monkeypatch.setattr(attention_blocks, "_SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention_blocks, "_LEAST_ROWS", 1)
     monkeypatch.setattr(attention_kernels, "_by_blocks", lambda *_: True)
     check(CASES[name])
 
