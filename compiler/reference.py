@@ -60,7 +60,7 @@ def reference_step(
         start = facts | {"first": torch.tensor(first + index * size)}
         values = _forward(model, leaves, part, wanted, start, seed)
         torch.autograd.backward(values.pop("objective"))
-        for name in ("loss", "aux_loss", "z_loss"):
+        for name in ("loss", "aux_loss", "sequence_aux_loss", "z_loss"):
             if name in values:
                 losses[name] = losses.get(name, 0.0) + values[name].item()
         for name, load in values.items():

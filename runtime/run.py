@@ -238,6 +238,7 @@ def _metrics(result: StepResult) -> StepMetrics:
         step=result.step,
         loss=result.losses["loss"],
         aux_loss=result.losses.get("aux_loss", 0.0),
+        sequence_aux_loss=result.losses.get("sequence_aux_loss"),
         z_loss=result.losses.get("z_loss"),
         grad_norm=result.grad_norm,
         lr=result.lr,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attention_variants import ATTENTION_VARIANTS
+from moe_variants import MOE_VARIANTS
 from moec.dsl import Spec, load_text
 from moec.dsl.parameters import model_parameters
 from moec.dsl.spec import ParallelSpec
@@ -31,7 +32,7 @@ model small {{
     attention = {mixer}({heads}, {attention})
     dense     = swiglu(20)
     experts   = moe(
-        experts: {experts} of swiglu(12),
+        experts: {experts} of {expert},
         {moe}
         router:  {router},
         balance: {balance},
@@ -61,6 +62,7 @@ _PLAIN = {
     "heads": "heads: 4, kv_heads: 2, head_dim: 4",
     "attention": "rope: rope(theta: 100)",
     "experts": "4",
+    "expert": "swiglu(12)",
     "moe": "",
     "router": "softmax | top(2) | renormalize",
     "balance": "aux_loss(0.02)",
@@ -113,6 +115,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "jitter": {"router": "jitter(0.3) | softmax | top(2) | renormalize"},
     "post-norm": {"layer": "x = norm(x + attention(x))\n        x += norm(experts(norm(x)))"},
     **ATTENTION_VARIANTS,
+    **MOE_VARIANTS,
 }
 """Name -> what is different from a small Mixtral."""
 

@@ -65,13 +65,13 @@ def sequence_balance_loss(
     by their sum.
     """
     tokens, experts = scores.shape
-    of_sequence = torch.arange(tokens, device=chosen.device).unsqueeze(1) // sequence
-    bins = tokens // sequence * experts
-    counts: Tensor = routing_ops.histogram((of_sequence * experts + chosen).reshape(-1), bins)
-    f = counts.view(-1, experts).to(scores.dtype) * (experts / (chosen.shape[1] * sequence))
-    p = (scores / scores.sum(-1, keepdim=True)).view(-1, sequence, experts).mean(1)
-    real = torch.arange(tokens // sequence, device=sequences.device) < sequences
-    return torch.where(real, (f * p).sum(-1), 0.0).sum() * sequence / batch_tokens
+    of_sequence = torch.arange(tokens, device=chosen.device) // sequence
+    at = (of_sequence.unsqueeze(1) * experts + chosen).reshape(-1)
+    counts: Tensor = routing_ops.histogram(at, tokens // sequence * experts)
+    f = counts.to(scores.dtype).view(-1, experts).index_select(0, of_sequence)
+    real = _real(tokens, sequences, sequence).unsqueeze(1)
+    terms = torch.where(real, f * (scores / scores.sum(-1, keepdim=True)), 0.0)
+    return terms.sum() * (experts / (chosen.shape[1] * sequence)) / batch_tokens  # 1 / S both of p and batch
 
 
 def per_token(total: Tensor, tokens: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ _BLOCK_BYTES = 1 << 16
 
 _COUNTS = ("step", "tokens")
 _NUMBERS = ("loss", "aux_loss", "grad_norm", "lr", "tokens_per_s", "step_s")
-_OPTIONAL = ("z_loss",)
+_OPTIONAL = ("sequence_aux_loss", "z_loss")
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
@@ -35,7 +35,7 @@ class StepMetrics:
 
     `loss` is the mean over the loss-bearing tokens of the global batch, and `tokens` counts its real tokens,
     padding left out. `grad_norm` is the norm before clipping. `expert_load` counts, by MoE, how often each
-    expert was chosen. Where the model has no such loss, `aux_loss` is 0.0 and `z_loss` None.
+    expert was chosen. Where the model has no such loss, `aux_loss` is 0.0, the others are None.
     """
 
     step: int
@@ -46,6 +46,7 @@ class StepMetrics:
     tokens_per_s: float
     step_s: float
     aux_loss: float = 0.0
+    sequence_aux_loss: float | None = None
     z_loss: float | None = None
     expert_load: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
@@ -110,7 +111,7 @@ def line_of(metrics: StepMetrics) -> bytes:
     """A step as one line of JSON."""
     data: dict[str, Any] = {"step": metrics.step}
     non_finite: dict[str, str] = {}
-    for name in ("loss", "aux_loss", "z_loss", "grad_norm", "lr", "tokens", "tokens_per_s", "step_s"):
+    for name in ("loss", "aux_loss", *_OPTIONAL, "grad_norm", "lr", "tokens", "tokens_per_s", "step_s"):
         value = getattr(metrics, name)
         if value is None:
             continue

@@ -27,6 +27,7 @@ STEPS = st.builds(
     tokens_per_s=FLOATS,
     step_s=FLOATS,
     aux_loss=FLOATS,
+    sequence_aux_loss=st.none() | FLOATS,
     z_loss=st.none() | FLOATS,
     expert_load=st.dictionaries(
         st.text(max_size=20), st.lists(st.integers(0, 1 << 50), max_size=4), max_size=3
@@ -74,7 +75,8 @@ def test_every_step_is_one_line_of_strict_json_and_comes_back(metrics: StepMetri
     assert line.endswith(b"\n")
     data = json.loads(line, parse_constant=refuse_constant)
     read = metrics_of(line, "here")
-    for name in ("loss", "aux_loss", "z_loss", "grad_norm", "lr", "tokens_per_s", "step_s"):
+    losses = ("loss", "aux_loss", "sequence_aux_loss", "z_loss")
+    for name in (*losses, "grad_norm", "lr", "tokens_per_s", "step_s"):
         value = getattr(metrics, name)
         assert same(getattr(read, name), value)
         assert (name in data) == (value is not None)
