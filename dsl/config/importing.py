@@ -23,6 +23,7 @@ from .keys import (
     flatten,
     is_harmless,
     same,
+    same_class,
     shown,
     shown_key,
 )
@@ -152,7 +153,8 @@ def _check_constant(entry: m.ConfigEntry, key: str, value: object) -> None:
     if value is _ABSENT or (value is None and entry.has_default):
         return
     items = value if entry.per_layer and isinstance(value, list) else [value]
-    if not all(same(item, entry.constant) for item in items):
+    compared = same_class if key == "architectures" else same
+    if not all(compared(item, entry.constant) for item in items):
         expected = list(entry.constant) if isinstance(entry.constant, tuple) else entry.constant
         label = f"`{key}` is {shown(value)}; this model has {shown(expected)}"
         raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))

@@ -58,6 +58,7 @@ FAULTS: dict[str, tuple[dict[str, object], c.Kind, str]] = {
     "a key is missing": ({"hidden_size": None}, c.CONFIG_MISSING, "`hidden_size` is missing"),
     "a key is unknown": ({"hiden": 3}, c.CONFIG_UNKNOWN, "`hiden` is 3"),
     "a nested key is unknown": ({"rope": {"factor": 2.0}}, c.CONFIG_UNKNOWN, "`rope.factor` is 2.0"),
+    "a key that looks nested": ({"rope.theta": 2.0}, c.CONFIG_UNKNOWN, '`"rope.theta"` is 2.0'),
     "dropout is on": ({"attention_dropout": 0.1}, c.CONFIG_MISMATCH, "only 0 is supported"),
     "a value is a string": ({"hidden_size": "32"}, c.CONFIG_VALUE, "`hidden_size` is '32'"),
     "a value is not finite": ({"balance": float("inf")}, c.CONFIG_VALUE, "`balance` is inf"),
@@ -70,6 +71,11 @@ def test_fault(change: dict[str, object], kind: c.Kind, message: str) -> None:
     found = _faults({**CONFIG, **change})
     assert kind.code in codes(found)
     assert any(message in diagnostic.label for diagnostic in found)
+
+
+def test_an_object_is_ignored_with_all_that_is_in_it() -> None:
+    assert _import({**CONFIG, "note": {"a": {"b": 1}, "c": 2}}) == _import(CONFIG)
+    assert codes(_faults({**CONFIG, "notes": {"a": 1}})) == {c.CONFIG_UNKNOWN.code}
 
 
 def test_all_faults_are_reported_at_once() -> None:
