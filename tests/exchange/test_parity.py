@@ -50,7 +50,7 @@ def test_losses_and_gradients_are_those_of_transformers(
     total = found.losses["loss"]
     if wanted.aux_loss is not None:
         assert found.losses["aux_loss"] == pytest.approx(wanted.aux_loss, rel=1e-5)
-        total += wanted.model.router_aux_loss_coef * found.losses["aux_loss"]
+        total += wanted.coefficient * found.losses["aux_loss"]
     assert total == pytest.approx(wanted.loss, rel=1e-5)
     import_checkpoint(wanted.gradients, tmp_path / "gradients", find_model=models.read)
     theirs = tensors(tmp_path / "gradients")

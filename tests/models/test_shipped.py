@@ -60,7 +60,7 @@ def _huggingface(config: dict[str, Any]) -> transformers.PreTrainedModel:
     known = dict(json.loads(json.dumps(config)))
     made = transformers.AutoConfig.for_model(known.pop("model_type"), **known)
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(made)
+        model = transformers.AutoModelForCausalLM.from_config(made)  # type: ignore[no-untyped-call]
     assert isinstance(model, transformers.PreTrainedModel)
     return model
 

@@ -29,17 +29,20 @@ class Published:
     logits: Tensor
     loss: float
     aux_loss: float | None
+    coefficient: float  # of aux_loss, in loss
     gradients: Path
 
 
 def make_model(name: str, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
     """A model whose every stored tensor is random, norms and biases included: none is hidden by its start."""
-    model = FAMILIES[name].build().eval()
+    model = FAMILIES[name].build()
+    model.train(False)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for stored_name, tensor in _stored(model):
             tensor.copy_(_drawn(stored_name, tensor.shape, random))
-    return model.to(dtype)
+    model.to(dtype)  # type: ignore[arg-type]
+    return model
 
 
 def _stored(model: transformers.PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -76,6 +79,7 @@ def publish(name: str, directory: Path) -> Published:
         out.logits.detach(),
         out.loss.item(),
         None if aux_loss is None else aux_loss.item(),
+        0.0 if aux_loss is None else float(model.router_aux_loss_coef),  # type: ignore[arg-type]
         directory / "gradients",
     )
 

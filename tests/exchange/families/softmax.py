@@ -16,9 +16,10 @@ DBRX_OTHERS = (
 )  # fmt: skip
 SHARED = SMALL | {"shared_expert_intermediate_size": 80}
 
+SHORT = [1.0, 1.1, 1.3, 1.6, 2.0, 2.5, 3.1, 3.8]
 LONGROPE = {
     "rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 32,
-    "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5, 3.1, 3.8],
+    "short_factor": SHORT,
     "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
     "short_mscale": 1.1, "long_mscale": 1.3,
 }  # fmt: skip
@@ -27,6 +28,7 @@ COHERE = PLAIN | {
 }  # fmt: skip
 LLAMA4 = LOCAL | {
     "head_dim": 16, "intermediate_size_mlp": 112, "attention_chunk_size": 8, "floor_scale": 4,
+    "attn_scale": 0.3,
 }  # fmt: skip
 LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 32,
@@ -38,7 +40,8 @@ YARN = {
 }  # fmt: skip
 GPT_OSS = LOCAL | {"head_dim": 16, "sliding_window": 8, "swiglu_limit": 0.5, "rope_parameters": YARN}
 GRANITE = {
-    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0, "logits_scaling": 2.0,
+    "residual_multiplier": 0.5, "attention_multiplier": 0.2,
 }  # fmt: skip
 
 FAMILIES = {
@@ -73,6 +76,12 @@ FAMILIES = {
             "sliding_window": 8,
             "tie_word_embeddings": True,
         },
+    ),
+    # With frequencies that both lengths share: transformers takes the short ones for any length.
+    "phimoe-long": Family(
+        "Phimoe",
+        "phimoe",
+        LOCAL | {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 8, "long_factor": SHORT}},
     ),
     "granitemoe": Family("GraniteMoe", "granitemoe", LOCAL | GRANITE | {"tie_word_embeddings": True}),
     "granitemoe-untied": Family("GraniteMoe", "granitemoe", LOCAL | GRANITE),
