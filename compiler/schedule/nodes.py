@@ -33,6 +33,10 @@ class Nodes:
         """A collective, started and waited for at once; `name` is what its result is called."""
         return self._named(name, machine_ops.wait, (self.call(start, *args),))
 
+    def view(self, name: str, whole: fx.Node, offset: int, shape: Sequence[int]) -> fx.Node:
+        """Part of a flat value, under an identifier made of `name`."""
+        return self._named(name, machine_ops.parameter, (whole, offset, tuple(shape)))
+
     def run(self, program: str, arguments: Sequence[fx.Node], results: Sequence[str]) -> list[fx.Node]:
         """Another program; `results` are what its first results are called."""
         result = self.call(machine_ops.call, program, list(arguments))

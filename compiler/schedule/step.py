@@ -65,6 +65,7 @@ def build_step(
         scheduler.update(norm, train)
         scheduler.correct(loads, corrected)
     nodes = scheduler.nodes
+    nodes.at = train.origin
     scalars = [nodes.call(machine_ops.select, counts, i) for i in range(2)]
     nodes.graph.output((losses, loads, norm, *scalars))
     return Step(nodes.graph, micro_batch.buffers)
@@ -153,10 +154,10 @@ class _Scheduler:
         for instance, correction in corrected:
             nodes.at = correction.origin
             state, slot = self._slot(instance, correction.path)
-            bias = nodes.call(machine_ops.parameter, self.state["parameter"][state], slot.offset, slot.shape)
-            start = starts[f"{instance}.{correction.load}"]
-            load = nodes.call(machine_ops.parameter, loads, start, slot.shape)
-            nodes.call(machine_ops.correct_, bias, load, correction.rate)
+            path, load = (f"{instance}.{name}" for name in (correction.path, correction.load))
+            bias = nodes.view(path, self.state["parameter"][state], slot.offset, slot.shape)
+            choices = nodes.view(load, loads, starts[load], slot.shape)
+            nodes.call(machine_ops.correct_, bias, choices, correction.rate)
 
     def _slot(self, instance: str, path: str) -> tuple[str, Slot]:
         """The state that holds an untrained parameter, and where."""

@@ -1,6 +1,7 @@
 """Rules of the step: the gradient contract and the coverage of parameters, read off the graphs.
 
-coverage       slots do not overlap and lie inside their buffer; its shards are equal; experts have a rank
+coverage       slots do not overlap and lie inside their buffer; its shards are equal; experts have a rank;
+               regions that use one buffer have the same
 micro-batch    a buffer's gradient is added to its shard once for each region that uses the buffer, reduced
                over the axis that cuts it
 step           a gradient is summed exactly once over the axis that repeats it, and counted once in the norm;
@@ -18,7 +19,7 @@ from moec.compiler.errors import InternalCompilerError
 from moec.compiler.schedule.micro_batch import INPUTS, MicroBatch
 from moec.compiler.schedule.step import Step
 from moec.runtime.abi import machine_ops
-from moec.runtime.abi.buffers import Buffer, trained_only
+from moec.runtime.abi.buffers import Buffer, state_name, trained_only
 from moec.runtime.abi.bundle import STEP_INPUTS
 from moec.runtime.abi.mesh import Mesh
 
@@ -28,10 +29,13 @@ from .report import Problems, check
 
 def verify_buffers(buffers: dict[str, tuple[Buffer, ...]], mesh: Mesh) -> None:
     """Coverage: every element of every parameter has exactly one owner on the owner axis."""
+    owned: dict[str, Buffer] = {}
     for kind, found in buffers.items():
         for buffer in found:
             for problem in _coverage(buffer, mesh):
                 raise InternalCompilerError(f"{kind}/{buffer.name}: {problem}")
+            if buffer.owner is not None and owned.setdefault(state_name(kind, buffer), buffer) != buffer:
+                raise InternalCompilerError(f"{kind}/{buffer.name}: {buffer.owner} has it otherwise")
 
 
 def _coverage(buffer: Buffer, mesh: Mesh) -> Iterator[str]:

@@ -32,7 +32,7 @@ def test_reference_graphs(variant: str, golden: Golden) -> None:
     golden("\n\n".join(map(dump_region, kinds.values())) + "\n", GOLDENS / f"reference_{variant}.txt")
 
 
-@pytest.mark.parametrize("variant", ["gated", "uneven experts"])
+@pytest.mark.parametrize("variant", ["gated", "uneven experts", "ends", "correction"])
 def test_plans(variant: str, golden: Golden) -> None:
     """What every rank holds, and how gradients come together."""
     spec = small_spec(variant)
@@ -60,7 +60,7 @@ def test_lines_are_those_of_what_a_node_computes() -> None:
     assert found["attention"].startswith("attention = gqa(")
     assert found["softmax"].startswith("router:")
     assert found["square_logsumexp_sum"].startswith("balance:")
-    assert found["silu_gate"].startswith("experts: 4 of swiglu(12)")
+    assert found["gated"].startswith("experts: 4 of swiglu(12)")
     assert found["add"] == "x += experts(norm(x))"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +18,13 @@ from moec.compiler.pipeline import CompileOptions, compile_spec
 from moec.dsl import load_text
 from moec.dsl.spec import NOWHERE, Origin
 from moec.runtime.abi.bundle import STEP_INPUTS, STEP_RESULTS
-from moec.runtime.abi.program import Instruction, Place, Ref
+from moec.runtime.abi.program import Instruction, Place, Ref, listing
 from moec.runtime.abi.program_json import check_programs
 from small_models import VARIANTS, small_spec, small_text
 
 from .stages import without_lines
 
+GOLDENS = Path(__file__).parent / "goldens"
 aten = torch.ops.aten
 
 
@@ -86,6 +89,12 @@ def test_what_cannot_be_data_is_a_bug_of_ours(graph: fx.Graph, labels: Any, mess
     with pytest.raises(InternalCompilerError, match=message) as error:
         to_program("p", graph, *labels)
     assert error.value.exit_code == 70
+
+
+def test_a_step_as_people_read_it(golden: Callable[[str, Path], None]) -> None:
+    """Tokens counted, micro-batches, sums, norm, updates; then each correction with its piece of the load."""
+    spec = small_spec("correction", shard=2, logits="linear(norm(x), tied: true)")
+    golden(listing(compile_spec(spec).programs["step"]) + "\n", GOLDENS / "step_correction.txt")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -21,8 +21,9 @@ from moec.compiler.verify.differentiated import verify_differentiated
 from moec.compiler.verify.schedule import verify_buffers, verify_micro_batch, verify_step
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer
+from small_models import small_spec
 
-from .faults import SPEC, caught, first
+from .faults import SPEC, caught, first, node
 from .stages import EIGHT_RANKS, differentiated
 
 # --- differentiated ---
@@ -71,8 +72,8 @@ def view_before_the_start(region: DifferentiatedRegion) -> str:
 
 def not_in_the_instruction_set(region: DifferentiatedRegion) -> str:
     silu = first(region.forward, torch.ops.aten.silu.default)
-    silu.target = torch.ops.aten.gelu.default
-    return f"%{silu.name} (small.moe:11) aten.gelu.default is not in the instruction set"
+    silu.target = torch.ops.aten.mish.default
+    return f"%{silu.name} (small.moe:11) aten.mish.default is not in the instruction set"
 
 
 def model_level_operation(region: DifferentiatedRegion) -> str:
@@ -275,6 +276,74 @@ def test_step(fault: Callable[[fx.Graph], str], compiled: Compiled) -> None:
     verify_step(step, EIGHT_RANKS)
     message = fault(step.graph)
     caught(lambda: verify_step(step, EIGHT_RANKS), message)
+
+
+# --- what two regions use, and what is not trained ---
+
+
+def one_use_forgotten(graph: fx.Graph) -> str:
+    additions = list(node(graph, "embed_tied_gradient").users)
+    graph.erase_node(additions[0])
+    return "%embed_tied_gradient is added to 1 times, used 1 times"
+
+
+def second_use_not_reduced(graph: fx.Graph) -> str:
+    addition = [*node(graph, "embed_tied_gradient").users][1]
+    (start,) = addition.args[1].all_input_nodes  # type: ignore[union-attr]
+    addition.args = (addition.args[0], start.args[0])
+    return f"%{addition.name} (small.moe:17) is reduced over None, not over shard"
+
+
+@pytest.mark.parametrize("fault", [one_use_forgotten, second_use_not_reduced])
+def test_a_tied_table(fault: Callable[[fx.Graph], str]) -> None:
+    micro_batch = compile_spec(small_spec("ends", shard=2)).micro_batch
+    verify_micro_batch(micro_batch)
+    message = fault(micro_batch.graph)
+    caught(lambda: verify_micro_batch(micro_batch), message)
+
+
+def test_a_tied_table_is_the_same_in_both_regions() -> None:
+    compiled = compile_spec(small_spec("ends", shard=2))
+    buffers = dict(compiled.plan.buffers)
+    buffers["head"] = tuple(replace(b, decay=False) if b.owner else b for b in buffers["head"])
+    with pytest.raises(InternalCompilerError, match="head/tied: embed has it otherwise"):
+        verify_buffers(buffers, compiled.plan.mesh)
+
+
+BIAS = "%layers_0_untrained_parameter"
+
+
+def corrected_twice(graph: fx.Graph) -> str:
+    correction = first(graph, machine_ops.correct_)
+    with graph.inserting_after(correction):
+        graph.call_function(machine_ops.correct_, correction.args)
+    return f"%{correction.args[0]} (small.moe:13) is a parameter without a gradient, and not corrected once"
+
+
+def corrected_in_two_views(graph: fx.Graph) -> str:
+    correction = first(graph, machine_ops.correct_)
+    view = correction.args[0]
+    assert isinstance(view, fx.Node)
+    with graph.inserting_after(correction):
+        again = graph.call_function(machine_ops.parameter, view.args)
+    with graph.inserting_after(again):
+        graph.call_function(machine_ops.correct_, (again, *correction.args[1:]))
+    return f"%{again.name} is corrected twice"
+
+
+def changed_by_something_else(graph: fx.Graph) -> str:
+    bias = first(graph, machine_ops.correct_).args[0].args[0]  # type: ignore[union-attr]
+    with graph.inserting_before(graph.output_node()):
+        zero = graph.call_function(machine_ops.zero_, (bias,))
+    return f"%{zero.name} changes {BIAS}, which is not trained"
+
+
+@pytest.mark.parametrize("fault", [corrected_twice, corrected_in_two_views, changed_by_something_else])
+def test_what_is_not_trained(fault: Callable[[fx.Graph], str]) -> None:
+    compiled = compile_spec(small_spec("correction", shard=2))
+    verify_step(compiled.step, compiled.plan.mesh)
+    message = fault(compiled.step.graph)
+    caught(lambda: verify_step(compiled.step, compiled.plan.mesh), message)
 
 
 # --- coverage of parameters ---

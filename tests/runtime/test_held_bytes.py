@@ -108,10 +108,12 @@ def watch_step(compiled: Compiled, transport: LoopbackTransport) -> tuple[dict[s
     return log, alive(lives["parameters"]) + alive(lives["gradients"])
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
-def test_a_rank_never_holds_more_of_the_model_than_one_region(recompute: str) -> None:
+@pytest.mark.parametrize(
+    ("variant", "recompute"), [("mixtral", "none"), ("mixtral", "full"), ("ends", "none")]
+)
+def test_a_rank_never_holds_more_of_the_model_than_one_region(variant: str, recompute: str) -> None:
     """Beside its shards: parameters are gathered for a region and gone after it, and so are its gradients."""
-    spec = small_spec(expert=2, shard=4, layers="3", sequences="4", recompute=recompute)
+    spec = small_spec(variant, expert=2, shard=4, layers="3", sequences="4", recompute=recompute)
     compiled = compile_spec(spec)
     itemsize = compiled.reference.shape.dtype.itemsize
     regions = [

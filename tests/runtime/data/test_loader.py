@@ -73,6 +73,13 @@ def test_all_ranks_together_hold_the_global_batch_of_every_step_in_order(
         batches = [loader.batch(step) for loader in loaders]
         rows = [real_rows(b, micro) for micro in range(micro_batches) for b in batches]
         inputs = [row for some, _ in rows for row in some]
+        positions = [
+            int(b.first[micro]) + i
+            for micro in range(micro_batches)
+            for b in batches
+            for i in range(int(b.sequences[micro]))
+        ]
+        assert positions == [*range(step * batch, step * batch + len(inputs))]
         targets = [row for _, some in rows for row in some]
         assert inputs == expected(tokens, sequence, batch, seed, epochs, step)
         assert targets == [[token + 1 for token in row] for row in inputs]
