@@ -11,6 +11,7 @@ from torch import Tensor
 from moec.runtime.errors import InternalError
 from moec.runtime.weights.layout import Box, Place, as_it_is, blocks_of
 from moec.runtime.weights.stored import StoredTensors
+from moec.runtime.weights.strided import copy
 
 BLOCK = 1 << 25
 """Elements that are put together at a time."""
@@ -50,7 +51,7 @@ def _block(
         if part is None:
             continue
         values = weights.read_box(name, part).permute(place.dims)
-        block[place.indices(part, box)] = values.to(dtype)
+        copy(values, block[place.indices(part, box)])
         missing -= values.numel()
     if missing:
         raise InternalError(f"{missing} elements of a tensor of {parts[0][0]} have no parameter")

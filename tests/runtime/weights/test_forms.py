@@ -18,7 +18,7 @@ from moec.runtime.weights import assemble
 from moec.runtime.weights.assemble import assembled
 from moec.runtime.weights.huggingface import HuggingFaceReader
 from moec.runtime.weights.layout import Strided, blocks_of, flat_range, full, places
-from moec.runtime.weights.strided import read_strided
+from moec.runtime.weights.strided import copy, read_strided
 from runtime.weights.forms import Chain, chains, made
 
 shapes = st.lists(st.integers(1, 5), max_size=4).map(tuple)
@@ -126,6 +126,15 @@ def test_steps_of_any_size_are_read_with_bounded_reads(
     read_strided(read, at, into, cover)
     assert torch.equal(into, torch.arange(700).as_strided(sizes, strides, at.offset))
     assert all(count <= cover for count in read.sizes)
+
+
+@given(shape=st.lists(st.integers(0, 300), min_size=2, max_size=2), data=st.data())
+def test_a_copy_by_tiles_is_a_copy(shape: list[int], data: st.DataObject) -> None:
+    source = torch.arange(2 * prod(shape), dtype=torch.int32).view(shape[0], 2 * shape[1])[:, ::2]
+    order = data.draw(st.permutations(range(2)))
+    into = torch.empty([shape[d] for d in order], dtype=torch.int64)
+    copy(source.permute(*order), into)
+    assert torch.equal(into, source.permute(*order).long())
 
 
 def test_reads_are_few_where_the_parts_are_small_and_exact_where_they_are_large() -> None:
