@@ -1,0 +1,103 @@
+"""The config.json that came with published weights, in the words of its time, is the shipped model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moec import dsl, models
+from moec.dsl.spec import Gqa, LongRope, ModelSpec
+
+
+def _shipped(name: str) -> ModelSpec:
+    return dsl.load(name, (), models.read, models.names()).model
+
+
+def _factors() -> LongRope:
+    attention = next(
+        c.component for c in _shipped("phimoe").layers[0].calls() if isinstance(c.component, Gqa)
+    )
+    assert attention.rope is not None
+    assert isinstance(attention.rope.scaling, LongRope)
+    return attention.rope.scaling
+
+
+COMMON = {
+    "initializer_range": 0.02, "output_router_logits": False, "torch_dtype": "bfloat16",
+    "transformers_version": "4.46.0", "use_cache": True,
+}  # fmt: skip
+USUAL = COMMON | {"attention_dropout": 0.0, "hidden_act": "silu"}
+GPT_OSS = USUAL | {
+    "architectures": ["GptOssForCausalLM"], "attention_bias": True, "eos_token_id": 200002,
+    "experts_per_token": 4, "head_dim": 64, "hidden_size": 2880, "initial_context_length": 4096,
+    "intermediate_size": 2880, "max_position_embeddings": 131072, "model_type": "gpt_oss",
+    "num_attention_heads": 64, "num_experts_per_tok": 4, "num_key_value_heads": 8, "pad_token_id": 199999,
+    "rms_norm_eps": 1e-05, "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128,
+    "swiglu_limit": 7.0, "tie_word_embeddings": False, "vocab_size": 201088,
+    "rope_scaling": {
+        "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+        "rope_type": "yarn", "truncate": False,
+    },
+}  # fmt: skip
+ATTENTION = ["sliding_attention", "full_attention"]
+"""Of gpt-oss, in turns."""
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "flex_olmo": USUAL | {
+        "architectures": ["FlexOlmoForCausalLM"], "attention_bias": False, "eos_token_id": 100257,
+        "hidden_size": 4096, "intermediate_size": 11008, "max_position_embeddings": 4096,
+        "model_type": "flex_olmo", "norm_topk_prob": False, "num_attention_heads": 32, "num_experts": 7,
+        "num_experts_per_tok": 5, "num_hidden_layers": 32, "num_key_value_heads": 32,
+        "pad_token_id": 100277, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 500000,
+        "router_aux_loss_coef": 0.01, "tie_word_embeddings": False, "vocab_size": 100352,
+    },
+    "granitemoe": USUAL | {
+        "architectures": ["GraniteMoeForCausalLM"], "attention_bias": False,
+        "attention_multiplier": 0.015625, "bos_token_id": 0, "embedding_multiplier": 12.0,
+        "eos_token_id": 0, "hidden_size": 1536, "intermediate_size": 512, "logits_scaling": 6.0,
+        "max_position_embeddings": 4096, "model_type": "granitemoe", "num_attention_heads": 24,
+        "num_experts_per_tok": 8, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "num_local_experts": 40, "pad_token_id": 0, "residual_multiplier": 0.22, "rms_norm_eps": 1e-06,
+        "rope_scaling": None, "rope_theta": 10000, "router_aux_loss_coef": 0.001,
+        "tie_word_embeddings": True, "vocab_size": 49152,
+    },
+    "dbrx": COMMON | {
+        "architectures": ["DbrxForCausalLM"], "d_model": 6144, "emb_pdrop": 0.0, "max_seq_len": 32768,
+        "model_type": "dbrx", "n_heads": 48, "n_layers": 40, "resid_pdrop": 0.0,
+        "tie_word_embeddings": False, "vocab_size": 100352,
+        "attn_config": {"clip_qkv": 8, "kv_n_heads": 8, "model_type": "", "rope_theta": 500000},
+        "ffn_config": {
+            "ffn_hidden_size": 10752, "model_type": "", "moe_jitter_eps": None, "moe_loss_weight": 0.05,
+            "moe_num_experts": 16, "moe_top_k": 4, "ffn_act_fn": {"name": "silu"},
+            "moe_normalize_expert_weights": 1, "uniform_expert_assignment": False,
+        },
+    },
+    # Its window, as long as the longest sequence, is left out.
+    "phimoe": USUAL | {
+        "architectures": ["PhiMoEForCausalLM"], "attention_bias": True, "hidden_dropout": 0.0,
+        "hidden_size": 4096, "input_jitter_noise": 0.01, "intermediate_size": 6400, "lm_head_bias": True,
+        "max_position_embeddings": 131072, "model_type": "phimoe", "num_attention_heads": 32,
+        "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "num_local_experts": 16, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0, "router_aux_loss_coef": 0.0, "router_jitter_noise": 0.01,
+        "tie_word_embeddings": False, "vocab_size": 32064,
+        "rope_scaling": {
+            "long_factor": list(_factors().long), "long_mscale": 1.243163121016122,
+            "original_max_position_embeddings": 4096, "short_factor": list(_factors().short),
+            "short_mscale": 1.243163121016122, "type": "longrope",
+        },
+    },
+    "gpt_oss_20b": GPT_OSS
+    | {"num_hidden_layers": 24, "num_local_experts": 32, "layer_types": ATTENTION * 12},
+    "gpt_oss_120b": GPT_OSS
+    | {"num_hidden_layers": 36, "num_local_experts": 128, "layer_types": ATTENTION * 18},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_published_config_is_the_shipped_model(name: str) -> None:
+    spec = dsl.spec_from_config(CONFIGS[name], models.read, models.names())
+    assert spec.model.layers == _shipped(name).layers
+    sizes = ("vocab", "width", "context", "embed", "head", "init_std")
+    assert {k: getattr(spec.model, k) for k in sizes} == {k: getattr(_shipped(name), k) for k in sizes}
