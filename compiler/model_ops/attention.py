@@ -85,4 +85,4 @@ def attention(
 def gate_heads(x: Tensor, gate: Tensor, act: str) -> Tensor:
     """(B, S, H, c) times act(gate), of (T, H * c) for every element or (T, H) for every head."""
     factor = torch.sigmoid(gate) if act == "sigmoid" else F.softplus(gate)
-    return x * factor.view(*x.shape[:3], -1)
+    return x * factor.view(*x.shape[:3], factor.shape[1] // x.shape[2])

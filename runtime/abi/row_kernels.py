@@ -92,7 +92,7 @@ def _is_complex(x: Tensor, start: int) -> bool:
 
 def _as_complex(x: Tensor) -> Tensor:
     """(B, S, H, 2 n) -> (B, S, H, n) complex, the same memory."""
-    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+    return torch.view_as_complex(x.view(*x.shape[:-1], x.shape[-1] // 2, 2))
 
 
 def _halves(start: int, pairs: int, interleaved: bool) -> tuple[slice, slice]:
