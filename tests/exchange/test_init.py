@@ -26,7 +26,12 @@ from moec.runtime.weights.huggingface import HuggingFaceReader
 from moec.runtime.weights.load import load_shards
 from moec.runtime.weights.reader import WeightsReader
 from moec.runtime.weights.stored import StoredTensors
-from runtime.weights.saving import small_meshes
+
+MESHES = [
+    Mesh(1, 1, 1, 1), Mesh(1, 2, 2, 1), Mesh(2, 1, 1, 2), Mesh(1, 3, 3, 1),
+    Mesh(2, 2, 2, 2), Mesh(1, 4, 4, 1), Mesh(2, 2, 1, 1), Mesh(1, 8, 4, 2),
+]  # fmt: skip
+"""Degrees replicate, shard, expert and expert_shard."""
 
 
 def states(spec: dsl.Spec, mesh: Mesh) -> dict[str, Buffer]:
@@ -62,7 +67,7 @@ def test_ranks_read_the_same_from_tensors_of_many_parameters(
     assert sum(len(tensor.parameters) for tensor in spec.checkpoint.tensors if tensor.forms) > 30
     theirs = HuggingFaceReader(published(name).directory, weight_map(spec.checkpoint), all_shapes(spec))
     ours = WeightsReader(imported(name) / "weights")
-    for mesh in small_meshes():
+    for mesh in MESHES:
         buffers = states(spec, mesh)
         for rank in range(mesh.world):
             wanted = shards(ours, buffers, mesh, rank)

@@ -19,7 +19,7 @@ from moec.runtime.weights.assemble import assembled
 from moec.runtime.weights.huggingface import HuggingFaceReader
 from moec.runtime.weights.layout import Strided, blocks_of, flat_range, full, places
 from moec.runtime.weights.strided import copy, read_strided
-from runtime.weights.forms import Chain, chains, made
+from tensor_forms import Chain, chains, made
 
 shapes = st.lists(st.integers(1, 5), max_size=4).map(tuple)
 
