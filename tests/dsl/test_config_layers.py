@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsl_configs import CONFIG, TEXT
-from dsl_texts import codes, edited, load
+from dsl_texts import codes, edited, errors, load
 from moec import dsl
 from moec.dsl import catalogue as c
+from moec.dsl import limits
 from moec.dsl import spec as m
 
 LAYERED = edited(
@@ -149,3 +152,33 @@ def test_a_flood_of_unknown_keys_is_answered_briefly() -> None:
         _layered(**{f"key{i}": i for i in range(100_000)})
     assert len(caught.value.diagnostics) == 31
     assert any("99970 more keys" in diagnostic.label for diagnostic in caught.value.diagnostics)
+
+
+def test_work_over_all_layers_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DECISIONS", 5)  # the match of the model has two arms over two layers
+    assert codes(errors(LAYERED)) == {c.TOO_LARGE.code}
+
+
+scalars = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=5)
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+)
+
+
+@given(
+    changes=st.dictionaries(
+        st.sampled_from([*LAYERED_CONFIG, "new", "depth"]) | st.text(max_size=8), anything
+    )
+)
+def test_any_file_gives_a_model_or_mistakes(changes: dict[str, object]) -> None:
+    """A model that an import gives, an export describes: importing that gives the same model."""
+    config = {**LAYERED_CONFIG, **changes}
+    message, spec = _imported(config)
+    assert all(line.isprintable() for line in message.splitlines())
+    if spec is None:
+        return
+    exported = dsl.checkpoint_config(spec)
+    again = load(LAYERED, *dsl.checkpoint_overrides(exported, load(LAYERED)))
+    dsl.check_config(exported, again)
+    assert again.model == spec.model
