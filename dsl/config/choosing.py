@@ -13,8 +13,9 @@ from moec.dsl.load import load
 from moec.dsl.resolve import FindModel, Resolver
 from moec.dsl.source import SourceText
 
+from .exporting import checkpoint_config
 from .importing import check_config, checkpoint_overrides
-from .keys import shown
+from .keys import flatten, same, shown
 
 _TYPE = "model_type"
 
@@ -30,10 +31,32 @@ def spec_with_config(
 
 
 def spec_from_config(config: Mapping[str, object], find_model: FindModel, shipped: Sequence[str]) -> m.Spec:
-    """The first shipped model of a config.json's `model_type` that fits it, with all its values.
+    """The shipped model of a config.json's `model_type`, with all its values.
 
-    Raises SourceErrors: where none fits, that of the model with the fewest faults.
+    Of several that fit, the one that has most of the values by itself, and of those the first. Raises
+    SourceErrors: where none fits, that of the model with the fewest faults.
     """
+    failures: list[SourceErrors] = []
+    found: list[tuple[int, m.Spec]] = []
+    for name in _candidates(config, find_model, shipped):
+        try:
+            own = checkpoint_config(load(name, (), find_model, shipped))
+            found.append((_in_common(config, own), spec_with_config(name, config, find_model, shipped)))
+        except SourceErrors as error:
+            failures.append(error)
+    if not found:
+        raise min(failures, key=lambda error: len(error.diagnostics))
+    return max(found, key=lambda fitting: fitting[0])[1]
+
+
+def _in_common(config: Mapping[str, object], own: Mapping[str, object]) -> int:
+    """How many keys have one value in both."""
+    values = flatten(own)
+    return sum(key in values and same(value, values[key]) for key, value in flatten(config).items())
+
+
+def _candidates(config: Mapping[str, object], find_model: FindModel, shipped: Sequence[str]) -> list[str]:
+    """The shipped models of the config's `model_type`, of which there is one at least."""
     types = {name: _model_type(name, find_model, shipped) for name in shipped}
     wanted = config.get(_TYPE)
     candidates = [name for name, found in types.items() if found is not None and found == wanted]
@@ -41,13 +64,7 @@ def spec_from_config(config: Mapping[str, object], find_model: FindModel, shippe
         label = f"no shipped model has {_TYPE} {shown(wanted)}"
         known = sorted({found for found in types.values() if found is not None})
         raise SourceErrors([c.CONFIG_MISMATCH.at(None, label, advice=nearest(str(wanted)[:80], known))])
-    failures: list[SourceErrors] = []
-    for name in candidates:
-        try:
-            return spec_with_config(name, config, find_model, shipped)
-        except SourceErrors as error:
-            failures.append(error)
-    raise min(failures, key=lambda error: len(error.diagnostics))
+    return candidates
 
 
 def _model_type(name: str, find_model: FindModel, shipped: Sequence[str]) -> str | None:

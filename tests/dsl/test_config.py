@@ -144,8 +144,13 @@ def test_the_shipped_model_of_a_config_is_found_by_its_type() -> None:
     assert "`olmoe`" in caught.value.diagnostics[0].advice
 
 
-NEAR = TEXT.replace("model small", "model near").replace("dropout          = 0.0", "dropout          = 0.5")
-SHELF = {"far": TEXT.replace('"small"', '"other"'), "near": NEAR, "same": TEXT, "later": TEXT}
+SHELF = {
+    "far": TEXT.replace('"small"', '"other"'),
+    "near": TEXT.replace("dropout          = 0.0", "dropout          = 0.5"),
+    "same": TEXT,
+    "later": TEXT,
+    "wide": TEXT.replace("layers 2 {", "layers 3 {"),
+}
 
 
 def _found(config: dict[str, object], *names: str) -> dsl.Spec:
@@ -156,8 +161,11 @@ def _found(config: dict[str, object], *names: str) -> dsl.Spec:
 
 
 def test_the_first_model_that_fits_is_taken() -> None:
+    """The first of those that have as many of the values by themselves: `wide` has the layers, too."""
     assert _found(CONFIG, "far", "near", "same", "later").model.name == "same"
     assert _found(CONFIG, "later", "same").model.name == "later"
+    assert _found(CONFIG, "later", "wide", "same").model.name == "wide"
+    assert _found({**CONFIG, "n_layers": 2, "kinds": ["full"] * 2}, "wide", "same").model.name == "same"
     assert _found({**CONFIG, "dropout": 0.5}, "far", "near", "same").model.name == "near"
 
 

@@ -166,6 +166,16 @@ anything = st.recursive(
 )
 
 
+def _imported(config: dict[str, object]) -> tuple[str, dsl.Spec | None]:
+    """What is wrong, or the spec."""
+    try:
+        spec = load(LAYERED, *dsl.checkpoint_overrides(config, load(LAYERED)))
+        dsl.check_config(config, spec)
+    except dsl.SourceErrors as found:
+        return dsl.render_text(found.diagnostics), None
+    return "", spec
+
+
 @given(
     changes=st.dictionaries(
         st.sampled_from([*LAYERED_CONFIG, "new", "depth"]) | st.text(max_size=8), anything
