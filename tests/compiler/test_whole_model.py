@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moec.cli.exchange.logits import compute_logits
 from moec.cli.verifying import run_ranks
 from moec.compiler.build.model import Shape, build
 from moec.compiler.dump import dump_plan
@@ -140,11 +141,9 @@ def test_the_plan_says_whose_a_tied_table_is() -> None:
     assert "  head/tied, that of embed: 464 elements" in text
 
 
-def test_a_tied_model_is_saved_and_loaded(tmp_path: Path) -> None:
-    """By two ranks, and read by three: one tensor for the table."""
-    weights = weights_of(small_spec("ends"))
-
-    described = manifest(compile_spec(small_spec("ends", shard=2), CompileOptions(dtype="fp64")))
+def saved(spec: Spec, weights: Weights, folder: Path) -> WeightsReader:
+    """Weights as the ranks of `spec` write them."""
+    described = manifest(compile_spec(spec, CompileOptions(dtype="fp64")))
 
     def saving(transport: Transport) -> None:
         state = make_state(described, transport.rank, transport.device)
@@ -153,10 +152,16 @@ def test_a_tied_model_is_saved_and_loaded(tmp_path: Path) -> None:
                 part = weights[piece.name].reshape(-1)[piece.start : piece.start + piece.count]
                 shard[piece.offset : piece.offset + piece.count] = part
         groups = transport.groups({a: g for a, g in described.mesh.axes().items() if a in AXES})
-        save_weights(tmp_path / "w", state.buffers, state.parameters, state.mesh, groups, transport)
+        save_weights(folder, state.buffers, state.parameters, state.mesh, groups, transport)
 
-    loopback.run_ranks(2, saving)
-    reader = WeightsReader(tmp_path / "w")
+    loopback.run_ranks(described.world, saving)
+    return WeightsReader(folder)
+
+
+def test_a_tied_model_is_saved_and_loaded(tmp_path: Path) -> None:
+    """By two ranks, and read by three: one tensor for the table."""
+    weights = weights_of(small_spec("ends"))
+    reader = saved(small_spec("ends", shard=2), weights, tmp_path / "w")
     assert set(reader.names()) == weights.keys()
     three = manifest(compile_spec(small_spec("ends", shard=3), CompileOptions(dtype="fp64")))
     for rank in range(3):
@@ -287,3 +292,13 @@ def test_a_correction_changes_what_is_chosen_and_no_weight() -> None:
         x = x + mixture(h, scores, chosen, weights, path)
     assert changed > 0
     assert relative(found["x"], x) < 1e-12
+
+
+@pytest.mark.parametrize("variant", ["ends", "hash", "jitter", "correction"])
+def test_logits_from_weights_on_disk(variant: str, tmp_path: Path) -> None:
+    """What `moec logits` computes a region at a time is what the whole chain computes."""
+    spec = small_spec(variant, replicate=2)
+    weights, (tokens, _) = weights_of(spec), batch_of(spec)
+    reader = saved(spec, weights, tmp_path / "w")
+    found = compute_logits(spec.model, reader, tokens)
+    assert relative(found.flatten(0, 1), chain(spec, weights, tokens, "logits")["logits"]) < 1e-12
