@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .components import COMPONENTS
+from .attention import ATTENTION, PARTS
+from .components import MIXTURE, NETWORKS, NORMS
 from .construct import Construct as Construct
 from .construct import Param as Param
 from .construct import Role as Role
-from .positions import PARTS, POSITIONS
+from .positions import POSITIONS
 from .routing import BALANCE, STAGES
 from .routing import CHOOSERS as CHOOSERS
 from .routing import ROUTER_ORDER as ROUTER_ORDER
@@ -23,7 +24,8 @@ from .training import MODEL as MODEL
 from .training import WORDS
 
 CONSTRUCTS: dict[str, Construct] = {
-    construct.name: construct for construct in (*COMPONENTS, *POSITIONS, *PARTS, *STAGES, *BALANCE, *WORDS)
+    construct.name: construct
+    for construct in (*NORMS, *ATTENTION, *NETWORKS, *MIXTURE, *POSITIONS, *PARTS, *STAGES, *BALANCE, *WORDS)
 }
 
 

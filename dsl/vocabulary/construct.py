@@ -40,6 +40,7 @@ class Param:
     supported: bool = True
     takes: tuple[Role, ...] = ()
     rival: str = ""
+    meaning: str = ""  # what it does, where its name and the construct's meaning do not say it
 
     @property
     def real(self) -> bool:

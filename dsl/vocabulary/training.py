@@ -38,20 +38,19 @@ WORDS = (
         "pattern",
         (Param("n", "count"), Param("offset", "layer", "n - 1", derived=True)),
         positional=True,
-        meaning="layers offset, offset + n, offset + 2 n, ...",
+        meaning="layers offset, offset + n, offset + 2 n, ..., counted from 0.",
+        users="llama4, cohere2_moe, gpt_oss: which layers see everything, or have experts",
     ),
     Construct(
         "linear",
         "function",
         (
             Param("x", "value"),
-            Param("tied", "true or false", "false"),
-            Param("bias", "true or false", "false"),
+            Param("tied", "true or false", "false", meaning="the matrix is that of the embedding"),
+            Param("bias", "true or false", "false", meaning="whether `logits_bias`, of (vocab,), is added"),
         ),
         positional=True,
-        meaning="in `logits = linear(norm(x))`: the output projection, a matrix (vocab, width) named "
-        "`logits`, or with "
-        "`tied` that of the embedding",
+        meaning="in `logits = linear(norm(x))`: the output projection, a matrix `logits` of (vocab, width).",
         users="tied: cohere2_moe, ernie4_5_moe; bias: phimoe",
     ),
     Construct(
@@ -59,14 +58,17 @@ WORDS = (
         "function",
         (Param("tokens", "tokens"),),
         positional=True,
-        meaning="in `x = embed(tokens)`: rows of the embedding, a matrix (vocab, width)",
+        meaning="in `x = embed(tokens)`: the tokens' rows of the embedding, a matrix `embed` of (vocab, "
+        "width).",
+        users="scaled: granitemoe, afmoe, gemma4; normed: muse_spark, inkling",
     ),
     Construct(
         "sqrt",
         "function",
         (Param("x", "number"),),
         positional=True,
-        meaning="the square root of a number, where a number is expected",
+        meaning="the square root of a number, wherever a number can stand.",
+        users="afmoe and gemma4: `x = sqrt(width) * embed(tokens)`",
     ),
 )
 
