@@ -1,0 +1,35 @@
+"""Mistakes of where and how a model runs: 07 and 08."""
+
+from __future__ import annotations
+
+from moec.dsl.diagnostics import Kind
+
+# --- 07 where it runs ---
+TWO_RESTS = Kind(
+    "MOE0701",
+    "two degrees are `rest`",
+    "At most one degree of `parallel` is `rest`: what the other degrees leave of the world.",
+)
+
+# --- 08 training ---
+SEQUENCE_TOO_LONG = Kind(
+    "MOE0801",
+    "sequence longer than context",
+    "`train.sequence` is at most `context`, the longest sequence of the model.",
+)
+BATCH_NOT_MULTIPLE = Kind(
+    "MOE0802",
+    "batch holds no whole number of sequences",
+    "`batch` counts tokens of the global batch and is a multiple of `sequence`. `batch = N sequences` "
+    "always is.",
+)
+STEPS_AND_EPOCHS = Kind(
+    "MOE0803",
+    "steps and epochs",
+    "The length of a run is given by `steps` or by `epochs`, not by both.",
+)
+MICRO_BATCHES = Kind(
+    "MOE0804",
+    "micro-batches do not divide the batch",
+    "`micro_batches` splits the sequences of the global batch, so it divides their number.",
+)
