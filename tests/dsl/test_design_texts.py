@@ -7,6 +7,7 @@ from pathlib import Path
 from dsl_texts import codes, errors, load
 from moec import dsl, models
 from moec.dsl import catalogue, spec
+from moec.dsl.parameters import count
 
 TEXTS = Path(__file__).parent / "texts"
 
@@ -26,11 +27,24 @@ def test_mixtral_with_its_weight_map_is_proved_a_bijection() -> None:
     assert len(found.tensors) == len({x.name for x in found.tensors}) == 3 + 32 * (7 + 3 * 8)
 
 
-def test_deepseek_v3_parses_and_names_every_construct_not_built_yet() -> None:
-    found = errors(_text("deepseek_v3"))
-    assert codes(found) == {catalogue.NOT_YET.code}
-    named = [diagnostic.span.text for diagnostic in found if diagnostic.span is not None]
-    assert named == ["mla", "sigmoid", "correction_bias", "groups", "scale", "sequence_aux_loss"]
+def test_deepseek_v3_means_what_it_says() -> None:
+    model = load(_text("deepseek_v3")).model
+    yarn = spec.Yarn(factor=40.0, original=4096, mscale=1.0, mscale_all_dim=1.0)
+    attention = spec.Mla(
+        heads=128, q_rank=1536, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128,
+        rope=spec.Rope(10_000.0, layout="interleaved", scaling=yarn), norm=spec.RmsNorm(1e-6),
+    )  # fmt: skip
+    router = (
+        spec.Sigmoid(), spec.CorrectionBias(0.001), spec.Groups(8, 4, "top2_sum"), spec.Top(8),
+        spec.Renormalize(), spec.Scale(2.5),
+    )  # fmt: skip
+    shared, balance = spec.SharedExperts(spec.Ffn(2048)), (spec.SequenceAuxLoss(0.0001),)
+    experts = spec.Moe(256, spec.Ffn(2048), router, balance, shared)
+    for index, layer in enumerate(model.layers):
+        found = [call.component for call in layer.calls() if not isinstance(call.component, spec.RmsNorm)]
+        assert found == [attention, spec.Ffn(18_432) if index < 3 else experts]
+    total, active = (round(number / 1e9) for number in count(model))
+    assert (total, active) == (671, 38), "the paper counts 37 active, without the embedding"
 
 
 def test_the_cluster_run_checks_but_for_what_is_not_built_yet() -> None:

@@ -69,9 +69,9 @@ def test_the_largest_legal_model_is_held_once_per_kind_of_layer() -> None:
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_shipped_models_hold_few_kinds_of_layers(name: str) -> None:
-    spec = dsl.load(name, find_model=models.read)
-    assert len({id(layer) for layer in spec.model.layers}) == 1
+def test_shipped_models_hold_every_kind_of_layer_once(name: str) -> None:
+    layers = dsl.load(name, find_model=models.read).model.layers
+    assert len({id(layer) for layer in layers}) == len(set(layers)) <= 3
 
 
 @settings(max_examples=150, deadline=None)
