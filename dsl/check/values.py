@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from math import isqrt, sqrt
+from math import inf, isqrt, sqrt
 
 from moec.dsl import catalogue as c
 from moec.dsl import limits
@@ -52,6 +52,7 @@ class Scope:
 
 
 EMPTY = Scope({})
+_LARGEST = 10**300  # larger ones are no floats
 
 
 def wrong_type(expr: s.Expr, expected: str) -> Mistake:
@@ -156,14 +157,18 @@ def real(
     low_open: bool = True,
     high_open: bool = False,
 ) -> float:
-    """A number between two bounds, each open or closed. The default is a positive number."""
+    """A number between two bounds, each open or closed. The default is a positive number.
+
+    The bounds hold for the float it becomes: a number so small that this is 0 is not positive.
+    """
     number = plain(expr, scope, f"{what}, a number")
-    above = number > Fraction(low) if low_open else number >= Fraction(low)
-    below = number < Fraction(high) if high_open else number <= Fraction(high)
+    value = float(number) if abs(number) < _LARGEST else inf if number > 0 else -inf
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
     if not above or not below:
         bounds = f"{low:g} {'<' if low_open else '<='} {what} {'<' if high_open else '<='} {high:g}"
         raise Mistake(c.OUT_OF_RANGE.at(expr.span, f"{what} = {short(number)} breaks {bounds}"))
-    return float(number)
+    return value
 
 
 def flag(expr: s.Expr, what: str) -> bool:
