@@ -10,8 +10,7 @@ import pytest
 from hypothesis import settings
 
 # A commit passes or fails, however often it is tested: examples are drawn from the test itself.
-MOEC_SEARCH=1 draws
-# others each time, to look for what these do not find.
+# MOEC_SEARCH=1 draws others each time, to look for what these do not find.
 settings.register_profile("same", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("search", deadline=None, print_blob=True)
 settings.load_profile("search" if os.environ.get("MOEC_SEARCH") else "same")
