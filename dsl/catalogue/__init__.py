@@ -6,7 +6,7 @@ training, 09 weight map, 10 config.json, 11 files and overrides, 12 limits, 13 n
 
 from __future__ import annotations
 
-from moec.dsl.diagnostics import Kind
+from moec.dsl.diagnostics import Kind as Kind
 
 from .checkpoints import BAD_CONFIG_ENTRY as BAD_CONFIG_ENTRY
 from .checkpoints import BAD_FORM as BAD_FORM
