@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import corrected, softmax
+from . import corrected, softmax, wide
 from .family import Family
 
-FAMILIES: dict[str, Family] = {**softmax.FAMILIES, **corrected.FAMILIES}
+FAMILIES: dict[str, Family] = {**softmax.FAMILIES, **corrected.FAMILIES, **wide.FAMILIES}
