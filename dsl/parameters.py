@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import prod
 from typing import Literal
 
@@ -48,7 +49,7 @@ class Parameter:
     init: Init
     origin: Origin
     experts: int | None = None
-    active: int | None = None  # of `experts`, how many one token uses
+    active: int | None = None  # of `experts`, how many one token uses, on average
     trained: bool = True  # False: it has no gradient; what changes it, if anything, is not the optimizer
     tied: bool = False  # the head uses it, too, as its output projection
 
@@ -107,7 +108,8 @@ def model_parameters(model: ModelSpec) -> Iterator[tuple[str, Parameter]]:
 def count(model: ModelSpec) -> tuple[int, int]:
     """(total, active) parameters; active counts what one token passes through, the embedding included.
 
-    A token passes through all weights of a tied embedding and output once.
+    A token passes through all weights of a tied embedding and output once. Where there are identity experts,
+    it is taken to choose all experts equally often.
     """
     total = active = 0
     for _, parameter in model_parameters(model):
@@ -115,6 +117,19 @@ def count(model: ModelSpec) -> tuple[int, int]:
         total += size * (parameter.experts or 1)
         active += size * (parameter.active or 1)
     return total, active
+
+
+def blank_parameters(layer: Layer, width: int) -> Iterator[tuple[Parameter, int]]:
+    """What identity experts would have if they had parameters, and the number of the first of them.
+
+    Files may hold tensors for these: `experts.identity.{}.gate`, counted on from the experts that have some.
+    """
+    for call in layer.calls():
+        moe = call.component
+        if isinstance(moe, Moe) and moe.identity:
+            for parameter in _ffn(moe.expert, moe.latent or width):
+                path = f"{call.path}.identity.{{}}.{parameter.path}"
+                yield replace(parameter, path=path, experts=moe.identity), moe.experts
 
 
 def _expression(expression: Expression, width: int) -> Iterator[Parameter]:
@@ -216,13 +231,14 @@ def _moe(moe: Moe, width: int) -> Iterator[Parameter]:
             case ExpertScale():
                 yield Parameter("expert_scale", (moe.routed,), "ones", stage.origin)
     inner = moe.latent or width
+    active = max(1, round(Fraction(moe.top_k * moe.experts, moe.routed)))
     if moe.latent is not None:
         yield Parameter("latent_down", (moe.latent, width), "normal", moe.origin)
         if moe.latent_norm is not None:
             yield from _norm("latent_norm", moe.latent_norm, moe.latent, moe.origin)
     for parameter in _ffn(moe.expert, inner):
         path = f"expert.{{}}.{parameter.path}"
-        yield replace(parameter, path=path, experts=moe.experts, active=min(moe.top_k, moe.experts))
+        yield replace(parameter, path=path, experts=moe.experts, active=active)
     if moe.expert_norm is not None:  # one weight for all experts
         yield from _norm("expert_norm", moe.expert_norm, inner, moe.origin)
     if moe.latent is not None:

@@ -16,4 +16,5 @@ def weight_map(checkpoint: Checkpoint | None) -> WeightMap:
         for x in checkpoint.tensors
         if x.forms
     )
-    return WeightMap(plain, fused, checkpoint.ignored)
+    blanks = (name for blank in checkpoint.blanks for name in blank.tensors())
+    return WeightMap(plain, fused, (*checkpoint.ignored, *blanks))

@@ -10,6 +10,7 @@ from moec.dsl.diagnostics import DiagnosticBag
 from moec.dsl.weightmap import (
     Rule,
     index_rules,
+    map_blanks,
     map_tensors,
     possible_shapes,
     read_rule,
@@ -39,10 +40,10 @@ def check_checkpoint(
     by_shape = index_rules(rules, bag)
     if model is None or len(bag):
         return None
-    groups = _prove(model, file, by_shape, ignored, block, bag)
+    groups, blanks = _prove(model, file, by_shape, ignored, block, bag)
     if model.head.tied and "logits" in by_shape:  # published files hold it or not: it is the embedding
         ignored = (*ignored, by_shape["logits"][0].tensor(()))
-    return m.Checkpoint(groups, config, config_ignored, ignored, block.kind.span.origin())
+    return m.Checkpoint(groups, config, config_ignored, ignored, blanks, block.kind.span.origin())
 
 
 def _prove(
@@ -52,12 +53,14 @@ def _prove(
     ignored: tuple[str, ...],
     block: s.Block,
     bag: DiagnosticBag,
-) -> tuple[m.TensorGroup, ...]:
+) -> tuple[tuple[m.TensorGroup, ...], tuple[m.Blanks, ...]]:
     written = file.block("model")
     assert written is not None
     report_impossible(rules, possible_shapes(written), bag)
     mapped = bag.attempt(map_tensors, model, rules, block.kind.span, bag) or ()
-    report_collisions(mapped, bag)
+    blanks = map_blanks(model, rules, block.kind.span, bag)
+    named = [*mapped, *(one for one, _ in blanks)]
+    report_collisions(named, bag)
     ignore = next((x.value.span for x in block.settings() if x.targets[0].simple == "ignore"), block.span)
-    report_ignored(mapped, ignored, ignore, bag)
-    return tuple(one.group for one in mapped)
+    report_ignored(named, ignored, ignore, bag)
+    return tuple(one.group for one in mapped), tuple(blank for _, blank in blanks)

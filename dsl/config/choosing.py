@@ -63,7 +63,8 @@ def _candidates(config: Mapping[str, object], find_model: FindModel, shipped: Se
     if not candidates:
         label = f"no shipped model has {_TYPE} {shown(wanted)}"
         known = sorted({found for found in types.values() if found is not None})
-        raise SourceErrors([c.CONFIG_MISMATCH.at(None, label, advice=nearest(str(wanted)[:80], known))])
+        advice = nearest(str(wanted)[:80], known) or "`moec models` lists those there are"
+        raise SourceErrors([c.CONFIG_MISMATCH.at(None, label, advice=advice)])
     return candidates
 
 

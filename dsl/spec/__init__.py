@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .checkpoint import Blanks as Blanks
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import ConfigArm as ConfigArm
 from .checkpoint import ConfigEntry as ConfigEntry

@@ -79,7 +79,7 @@ class TensorGroup:
 
     With `experts`, `{}` in `name` and `parameters` stands for that number: there is a tensor for every
     expert, or, if the form at `over_experts` has an element for every expert, one of all. `parameters` are
-    then those of one expert.
+    then those of one expert. Experts are counted from `first`.
     """
 
     name: str
@@ -87,13 +87,14 @@ class TensorGroup:
     forms: tuple[Form, ...] = ()
     experts: int | None = None
     over_experts: int | None = None
+    first: int = 0
 
     def tensors(self) -> Iterator[FileTensor]:
         """The tensors one by one."""
         if self.experts is None:
             yield FileTensor(self.name, self.parameters, self.forms)
         elif self.over_experts is None:
-            for expert in range(self.experts):
+            for expert in range(self.first, self.first + self.experts):
                 yield FileTensor(_of(self.name, expert), self._of_expert(expert), self.forms)
         else:
             yield FileTensor(self.name, self._of_all_experts(self.over_experts), self.forms)
@@ -114,6 +115,21 @@ def _of(name: str, expert: int) -> str:
 
 
 @dataclass(frozen=True)
+class Blanks:
+    """Tensors that files may hold for experts without parameters: passed over on import, zeros on export.
+
+    transformers saves such tensors of LongCat-Flash, all of one shape.
+    """
+
+    group: TensorGroup
+    shape: tuple[int, ...]
+
+    def tensors(self) -> Iterator[str]:
+        """Their names."""
+        return (tensor.name for tensor in self.group.tensors())
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """`checkpoint huggingface`: a bijection between parameters and tensors, proved by the checker.
 
@@ -126,6 +142,7 @@ class Checkpoint:
     ignored: tuple[
         str, ...
     ] = ()  # tensors of the published checkpoint that are not imported; `{}` matches a number
+    blanks: tuple[Blanks, ...] = ()
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
     @cached_property

@@ -135,7 +135,8 @@ MIXTURE = (
                 "count or 0",
                 "0",
                 meaning="so many experts more that give back their input and have no parameters; the router "
-                "scores them as the last ones",
+                "scores them as the last ones, and counts of active parameters take all to be chosen equally "
+                "often",
             ),
             Param(
                 "weigh",

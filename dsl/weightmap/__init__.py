@@ -10,6 +10,7 @@ all experts of a layer at once: a model of 70 000 tensors is mapped in milliseco
 
 from __future__ import annotations
 
+from .blanks import map_blanks as map_blanks
 from .groups import map_tensors as map_tensors
 from .possible import possible_shapes as possible_shapes
 from .possible import report_impossible as report_impossible

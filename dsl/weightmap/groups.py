@@ -51,7 +51,7 @@ def map_tensors(
     for layer, parameters in regions:
         for shape, parameter in parameters:
             if shape not in rules:
-                unmapped.setdefault(shape, _name(layer, parameter, 0))
+                unmapped.setdefault(shape, layer_name(layer, parameter, 0))
                 continue
             rule, place = rules[shape]
             key = (id(rule), None if rule.takes(LAYER) else layer)
@@ -75,21 +75,22 @@ def _all_mapped(members: Mapping[tuple[int, int | None], _Members], bag: Diagnos
 
 def _regions(model: m.ModelSpec) -> Iterator[tuple[int | None, list[tuple[str, Parameter]]]]:
     """Layer, or None, and its parameters with their shapes of name. Equal layers are looked at once."""
-    yield None, [(_shape(None, p), p) for p in embed_parameters(model)]
+    yield None, [(shape_of_name(None, p), p) for p in embed_parameters(model)]
     seen: dict[int, list[tuple[str, Parameter]]] = {}
     for index, layer in enumerate(model.layers):
         if id(layer) not in seen:
-            seen[id(layer)] = [(_shape(index, p), p) for p in layer_parameters(layer, model.width)]
+            seen[id(layer)] = [(shape_of_name(index, p), p) for p in layer_parameters(layer, model.width)]
         yield index, seen[id(layer)]
-    yield None, [(_shape(None, p), p) for p in head_parameters(model)]
+    yield None, [(shape_of_name(None, p), p) for p in head_parameters(model)]
 
 
-def _shape(layer: int | None, parameter: Parameter) -> str:
+def shape_of_name(layer: int | None, parameter: Parameter) -> str:
+    """The full name with `#` for numbers."""
     shape = parameter.path.replace("{}", NUMBER)
     return shape if layer is None else f"layers.{NUMBER}.{shape}"
 
 
-def _name(layer: int | None, parameter: Parameter, expert: int | None = None) -> str:
+def layer_name(layer: int | None, parameter: Parameter, expert: int | None = None) -> str:
     """The full name; without `expert`, `{}` stands for it."""
     path = parameter.path if expert is None else parameter.path.replace("{}", str(expert))
     return path if layer is None else f"layers.{layer}.{path}"
@@ -104,7 +105,7 @@ def _mapped(members: _Members, layer: int | None) -> Mapped:
     layers = list(dict.fromkeys(found for found, _ in members.found))
     _check_complete(members, layers)
     ordered = [members.found[key] for key in _order(rule, layers)]
-    names = tuple(_name(key[0], members.found[key]) for key in _order(rule, layers))
+    names = tuple(layer_name(key[0], members.found[key]) for key in _order(rule, layers))
     forms = tuple(
         m.Form(form.kind, _count(rule, i, len(layers), ordered[0])) for i, form in enumerate(rule.forms)
     )
@@ -142,7 +143,7 @@ def _check_complete(members: _Members, layers: list[int | None]) -> None:
     for layer, place in product(layers, range(len(rule.shapes))):
         if (layer, place) not in members.found:
             missing = rule.shapes[place].replace(NUMBER, str(layer), 1).replace(NUMBER, "0")
-            there = next(_name(other, p, 0) for (other, _), p in members.found.items() if other == layer)
+            there = next(layer_name(other, p, 0) for (other, _), p in members.found.items() if other == layer)
             label = f"`{there}` shares a tensor with `{missing}`, which the model does not have"
             raise Mistake(c.INCOMPLETE_TENSOR.at(rule.span, label))
 

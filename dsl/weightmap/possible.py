@@ -25,6 +25,7 @@ _MOE = (
     "latent_down",
     "latent_up",
     *(f"expert.{NUMBER}.{name}" for name in _FFN),
+    *(f"identity.{NUMBER}.{name}" for name in _FFN),  # see blanks.py
     *(f"shared.{name}" for name in _FFN),
     "shared_gate",
 )

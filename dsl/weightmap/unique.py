@@ -39,10 +39,8 @@ def _collisions(mapped: Sequence[Mapped]) -> Iterator[tuple[Rule, str, str, str]
     for one in mapped:
         alike.setdefault(skeleton(one.group.name), []).append(one)
     for several in alike.values():
-        if len({_numbers(one) for one in several}) > 1 or any(_ambiguous(one) for one in several):
-            yield from _among(several, spelled_out=True)
-        else:
-            yield from _among(several, spelled_out=False)
+        unlike = len({(_numbers(one), one.group.first) for one in several}) > 1
+        yield from _among(several, spelled_out=unlike or any(map(_ambiguous, several)))
 
 
 def _numbers(one: Mapped) -> tuple[bool, ...]:

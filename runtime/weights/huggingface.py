@@ -93,14 +93,17 @@ def _shard(path: Path) -> dict[str, Located]:
 
 
 def _differences(found: Mapping[str, Located], names: WeightMap) -> Iterator[str]:
-    patterns = [_pattern(text) for text in names.ignored]
+    exact = {text for text in names.ignored if "{}" not in text}
+    patterns = [_pattern(text) for text in names.ignored if text not in exact]
     mapped = {tensor: name for name, tensor in names.tensors.items()}
     mapped |= {tensor.name: tensor.parameters[0] for tensor in names.fused}
     for tensor, name in mapped.items():
         if tensor not in found:
             yield f"no tensor {shown(tensor)}, which is {name}"
     for tensor, located in found.items():
-        if tensor not in mapped and not any(pattern.fullmatch(tensor) for pattern in patterns):
+        if tensor in mapped or tensor in exact:
+            continue
+        if not any(pattern.fullmatch(tensor) for pattern in patterns):
             yield f"{located} is neither mapped to a parameter nor ignored"
 
 

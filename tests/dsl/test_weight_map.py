@@ -220,6 +220,55 @@ def test_a_fused_map_of_deepseek_size_is_proved_without_spelling_it_out() -> Non
     assert sum(len(tensor.parameters) for tensor in found.tensors) == 3 + 61 * (7 + 3 * 384)
 
 
+# --- tensors of experts without parameters ---
+
+IDENTITY = edited(SMALL, "router:", "identity: 3, router:")
+BLANK = 'layers[i].experts.identity[e].{gate,up} = "{e}.of.layer.{i}.{}.weight"'
+
+
+def with_blanks(rule: str, text: str = IDENTITY) -> str:
+    return text + MAP.replace(HEAD, f"    {rule}\n{HEAD}")
+
+
+def test_a_rule_for_identity_experts_names_tensors_and_no_parameters() -> None:
+    """They are counted on from the four experts that have parameters."""
+    plain, found = load(IDENTITY + MAP).checkpoint, load(with_blanks(BLANK)).checkpoint
+    assert plain is not None
+    assert found is not None
+    assert plain.blanks == ()
+    assert found.tensors == plain.tensors
+    names = [name for blank in found.blanks for name in blank.tensors()]
+    assert sorted(names) == sorted(
+        f"{e}.of.layer.{i}.{x}.weight" for i in range(2) for e in (4, 5, 6) for x in ("gate", "up")
+    )
+    assert {blank.shape for blank in found.blanks} == {(96, load(SMALL).model.width)}
+
+
+def test_without_identity_experts_the_rule_is_for_nothing() -> None:
+    found = load(with_blanks(BLANK, SMALL)).checkpoint
+    assert found is not None
+    assert found.blanks == ()
+
+
+BLANK_FAULTS = {
+    "a form": (BLANK.replace('"{e}', 'stack("{e}').replace('weight"', 'weight")'), c.BAD_RULE),
+    "the name of an expert's": (BLANK.replace("{e}.of", "0.of"), c.TENSOR_TWICE),
+    "ignored as well": (f'{BLANK}\n    ignore = ["{{}}.of.layer.1.up.weight"]', c.MAPPED_AND_IGNORED),
+    "no such parameter": (BLANK.replace("gate", "gale"), c.NO_SUCH_PARAMETER),
+}
+
+
+@pytest.mark.parametrize("fault", BLANK_FAULTS)
+def test_blanks_are_tensors_like_others(fault: str) -> None:
+    rule, kind = BLANK_FAULTS[fault]
+    assert codes(errors(with_blanks(rule))) == {kind.code}
+
+
+def test_blanks_of_absurd_number_are_refused_before_they_are_spelled_out() -> None:
+    text = edited(edited(IDENTITY, "identity: 3", "identity: 60_000"), "layers 2", "layers 9")
+    assert codes(errors(with_blanks(BLANK, text))) == {c.TOO_LARGE.code}
+
+
 # --- the proof that names differ, against all names ---
 
 between = st.sampled_from(["", ".", "1", "0", "a", "12", "x.", "a1"])

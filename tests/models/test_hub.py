@@ -43,6 +43,8 @@ GPT_OSS = USUAL | {
 ATTENTION = ["sliding_attention", "full_attention"]
 """Of gpt-oss, in turns."""
 
+THREE_OF_FOUR = ["sliding_attention"] * 3 + ["full_attention"]
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "flex_olmo": USUAL | {
         "architectures": ["FlexOlmoForCausalLM"], "attention_bias": False, "eos_token_id": 100257,
@@ -87,6 +89,38 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 4096, "short_factor": list(_factors().short),
             "short_mscale": 1.243163121016122, "type": "longrope",
         },
+    },
+    "ernie4_5_moe": COMMON | {
+        "architectures": ["Ernie4_5_MoeForCausalLM"], "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_act": "silu", "hidden_size": 2560, "intermediate_size": 12288,
+        "max_position_embeddings": 131072, "model_type": "ernie4_5_moe", "moe_intermediate_size": 1536,
+        "moe_k": 6, "moe_layer_end_index": 27, "moe_layer_interval": 1, "moe_layer_start_index": 1,
+        "moe_num_experts": 64, "moe_num_shared_experts": 2, "num_attention_heads": 20,
+        "num_hidden_layers": 28, "num_key_value_heads": 4, "pad_token_id": 0, "rms_norm_eps": 1e-05,
+        "rope_theta": 500000.0, "tie_word_embeddings": True, "use_bias": False, "vocab_size": 103424,
+    },
+    "afmoe": USUAL | {
+        "architectures": ["AfmoeForCausalLM"], "global_attn_every_n_layers": 4, "head_dim": 128,
+        "hidden_size": 2048, "intermediate_size": 6144, "layer_types": THREE_OF_FOUR * 8,
+        "load_balance_coeff": 0.001, "max_position_embeddings": 131072, "model_type": "afmoe",
+        "moe_intermediate_size": 1024, "mup_enabled": True, "n_group": 1, "num_attention_heads": 32,
+        "num_dense_layers": 2, "num_expert_groups": 1, "num_experts": 128, "num_experts_per_tok": 8,
+        "num_hidden_layers": 32, "num_key_value_heads": 4, "num_limited_groups": 1,
+        "num_shared_experts": 1, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 10000,
+        "route_norm": True, "route_scale": 2.826, "score_func": "sigmoid", "sliding_window": 2048,
+        "tie_word_embeddings": False, "topk_group": 1, "use_grouped_mm": True, "vocab_size": 200192,
+        "auto_map": {"AutoConfig": "configuration_afmoe.AfmoeConfig"},
+    },
+    "longcat_flash": COMMON | {
+        "architectures": ["LongcatFlashForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attention_method": "MLA", "bos_token_id": 1, "eos_token_id": 2, "expert_ffn_hidden_size": 2048,
+        "ffn_hidden_size": 12288, "hidden_size": 6144, "kv_lora_rank": 512,
+        "max_position_embeddings": 131072, "mla_scale_kv_lora": True, "mla_scale_q_lora": True,
+        "model_type": "longcat_flash", "moe_topk": 12, "n_routed_experts": 512,
+        "num_attention_heads": 64, "num_layers": 28, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64, "rms_norm_eps": 1e-05, "rope_theta": 10000000.0,
+        "routed_scaling_factor": 6.0, "v_head_dim": 128, "vocab_size": 131072, "zero_expert_num": 256,
+        "zero_expert_type": "identity",
     },
     "gpt_oss_20b": GPT_OSS
     | {"num_hidden_layers": 24, "num_local_experts": 32, "layer_types": ATTENTION * 12},

@@ -41,8 +41,15 @@ def make_model(name: str, dtype: torch.dtype = torch.float32) -> transformers.Pr
     with torch.no_grad():
         for stored_name, tensor in _stored(model):
             tensor.copy_(_drawn(stored_name, tensor.shape, random))
+            if stored_name.endswith(".experts.gate_up_proj"):
+                tensor[_read_experts(model) :] = 0
     model.to(dtype)  # type: ignore[arg-type]
     return model
+
+
+def _read_experts(model: transformers.PreTrainedModel) -> int | None:
+    """Of a layer's experts in one tensor, how many are read: that of LongCat-Flash has identity ones, too."""
+    return model.config.n_routed_experts if model.config.model_type == "longcat_flash" else None
 
 
 def _stored(model: transformers.PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

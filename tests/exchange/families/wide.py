@@ -53,6 +53,13 @@ FAMILIES = {
             "tie_word_embeddings": True,
         },
     ),
+    "longcat_flash": Family("LongcatFlash", "longcat_flash", LONGCAT, without=LONGCAT_OTHERS),
+    "longcat_flash-biased": Family(
+        "LongcatFlash",
+        "longcat_flash",
+        LONGCAT | {"zero_expert_num": 0, "attention_bias": True, "tie_word_embeddings": True},
+        without=LONGCAT_OTHERS,
+    ),
     "mimo_v2_flash": Family("MiMoV2Flash", "mimo_v2_flash", MIMO),
     "mimo_v2_flash-lists": Family(
         "MiMoV2Flash",

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from moec.cli.exchange.directory import check_new, new_directory, write_file
 from moec.cli.exchange.source import Shapes, all_shapes, open_source, widest_dtype
 from moec.dsl import Spec, checkpoint_config
-from moec.dsl.spec import FileTensor
+from moec.dsl.spec import Checkpoint, FileTensor
 from moec.runtime.abi.codec import dump
 from moec.runtime.abi.weight_map import Form
-from moec.runtime.weights.assemble import assembled
+from moec.runtime.weights.assemble import BLOCK, assembled
 from moec.runtime.weights.layout import Place, places
 from moec.runtime.weights.reader import WeightsReader
 from moec.runtime.weights.tensor_file import header_of
@@ -27,14 +28,21 @@ PART_BYTES = 5_000_000_000
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of the checkpoint, and the parameters that it is made of, with their places."""
+    """A tensor of the checkpoint, and the parameters that it is made of, with their places; zeros without."""
 
     name: str
-    parts: Sequence[tuple[str, Place]]
+    shape: tuple[int, ...]
+    parts: Sequence[tuple[str, Place]] = ()
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.parts[0][1].whole
+    def blocks(self, weights: WeightsReader, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Its content, block after block. Raises IntegrityError, InputOutputError."""
+        if self.parts:
+            yield from assembled(weights, self.parts, dtype)
+            return
+        left = prod(self.shape)
+        while left:
+            yield torch.zeros(min(left, BLOCK), dtype=dtype)
+            left -= min(left, BLOCK)
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,9 @@ def export_checkpoint(source: Path, to: Path, *, part_bytes: int = PART_BYTES) -
 def _parts(spec: Spec, dtype: torch.dtype, part_bytes: int) -> list[_Part]:
     """All tensors in the order of the model, cut into files of at most `part_bytes`."""
     assert spec.checkpoint is not None, "checkpoint_config would have raised"
-    shapes = all_shapes(spec)
     cut: list[list[_Tensor]] = [[]]
     filled_bytes = 0
-    for tensor in spec.checkpoint.tensors:
-        made = _tensor(tensor, shapes)
+    for made in _tensors(spec.checkpoint, all_shapes(spec)):
         size_bytes = prod(made.shape) * dtype.itemsize
         if cut[-1] and filled_bytes + size_bytes > part_bytes:
             cut.append([])
@@ -89,10 +95,16 @@ def _parts(spec: Spec, dtype: torch.dtype, part_bytes: int) -> list[_Part]:
     return [_Part(f"model-{i:05}-of-{len(cut):05}.safetensors", part) for i, part in enumerate(cut, 1)]
 
 
+def _tensors(checkpoint: Checkpoint, shapes: Shapes) -> Iterator[_Tensor]:
+    yield from (_tensor(tensor, shapes) for tensor in checkpoint.tensors)
+    for blank in checkpoint.blanks:
+        yield from (_Tensor(name, blank.shape) for name in blank.tensors())
+
+
 def _tensor(tensor: FileTensor, shapes: Shapes) -> _Tensor:
     forms = [Form(form.kind, form.count) for form in tensor.forms]
     found = places(forms, [shapes[name] for name in tensor.parameters])
-    return _Tensor(tensor.name, tuple(zip(tensor.parameters, found, strict=True)))
+    return _Tensor(tensor.name, found[0].whole, tuple(zip(tensor.parameters, found, strict=True)))
 
 
 def _index(parts: list[_Part], dtype: torch.dtype) -> dict[str, object]:
@@ -107,7 +119,7 @@ def _write_part(directory: Path, part: _Part, weights: WeightsReader, dtype: tor
     with (directory / part.file).open("xb") as file:
         file.write(header_of({tensor.name: tensor.shape for tensor in part.tensors}, dtype))
         for tensor in part.tensors:
-            for block in assembled(weights, tensor.parts, dtype):
+            for block in tensor.blocks(weights, dtype):
                 file.write(block.view(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
