@@ -58,6 +58,11 @@ def test_losses_and_gradients_are_those_of_transformers(
     for parameter, gradient in found.gradients.items():
         difference = torch.linalg.vector_norm(gradient - theirs[parameter])
         assert difference <= 1e-4 * torch.linalg.vector_norm(theirs[parameter]), parameter
+    unused = {parameter for parameter, gradient in theirs.items() if not gradient.count_nonzero()}
+    assert all(parameter.endswith(".correction") or ".expert." in parameter for parameter in unused)
+    for layer in range(len(spec.model.layers)):  # of each layer's experts some are chosen
+        experts = {p for p in found.gradients if p.startswith(f"layers.{layer}.") and ".expert." in p}
+        assert not experts or experts - unused
 
 
 def tensors(directory: Path) -> dict[str, Tensor]:

@@ -34,22 +34,22 @@ class Published:
 
 
 def make_model(name: str, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
-    """A model whose every stored tensor is random, norms and biases included: none is hidden by its start."""
+    """A model whose every stored tensor is random, norms and biases included: none is hidden by its start.
+
+    But what LongCat-Flash holds for experts that have no parameters is zero.
+    """
     model = FAMILIES[name].build()
     model.train(False)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for stored_name, tensor in _stored(model):
             tensor.copy_(_drawn(stored_name, tensor.shape, random))
-            if stored_name.endswith(".experts.gate_up_proj"):
-                tensor[_read_experts(model) :] = 0
+            assert tensor.count_nonzero(), stored_name
+        for module in model.modules():
+            if hasattr(module, "gate_up_proj") and hasattr(module, "down_proj"):
+                module.gate_up_proj[len(module.down_proj) :] = 0  # of identity experts: nothing reads it
     model.to(dtype)  # type: ignore[arg-type]
     return model
-
-
-def _read_experts(model: transformers.PreTrainedModel) -> int | None:
-    """Of a layer's experts in one tensor, how many are read: that of LongCat-Flash has identity ones, too."""
-    return model.config.n_routed_experts if model.config.model_type == "longcat_flash" else None
 
 
 def _stored(model: transformers.PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
