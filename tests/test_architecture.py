@@ -211,7 +211,7 @@ def test_libraries_are_declared() -> None:
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    dependencies = [*project["dependencies"], *extras["highlight"]]
+    dependencies = [*project["dependencies"], *extras["lsp"], *extras["highlight"]]
     declared = {re.split(r"[<>=\[ ]", dependency)[0] for dependency in dependencies}
     used = {i.target.split(".")[0] for module in source().values() for i in imports(module)}
     assert used - sys.stdlib_module_names - {"moec"} == declared - {"jinja2"}

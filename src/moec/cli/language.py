@@ -1,10 +1,11 @@
-"""check, fmt, models, explain: the language alone, without torch."""
+"""check, fmt, models, explain, lsp: the language alone, without torch."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(fmt)
     app.command(name="models")(list_models)
     app.command()(explain)
+    app.command()(lsp)
 
 
 def load(spec: str, overrides: list[str] | None = None) -> dsl.Spec:
@@ -113,4 +115,20 @@ def explain(
         print(f"there is no error code {code}", file=sys.stderr)
         return 1
     print(text)
+    return 0
+
+
+def lsp(
+    stdio: Annotated[  # editors give it; there is no other way to speak
+        bool, typer.Option("--stdio", hidden=True)
+    ] = True,
+) -> int:
+    """Serve an editor: the language server, over standard input and output."""
+    del stdio
+    if find_spec("pygls") is None:
+        print("moec: error: the language server needs pygls: pip install 'moec[lsp]'", file=sys.stderr)
+        return 1
+    from moec.lsp.server import serve
+
+    serve()
     return 0
