@@ -101,12 +101,12 @@ async def names(editor: Editor, document: t.TextDocumentIdentifier) -> None:
     )
     assert places is not None
     assert len(places) > 3
-    edit = await client.text_document_rename_async(t.RenameParams("mixing", document, bound))
+    edit = await client.text_document_rename_async(t.RenameParams(document, bound, "mixing"))
     assert edit is not None
     assert edit.changes is not None
     assert len(edit.changes[document.uri]) == len(places)
     with pytest.raises(JsonRpcException, match="bound already"):
-        await client.text_document_rename_async(t.RenameParams("norm", document, bound))
+        await client.text_document_rename_async(t.RenameParams(document, bound, "norm"))
 
 
 async def whole_text(editor: Editor, document: t.TextDocumentIdentifier) -> None:
