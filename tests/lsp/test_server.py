@@ -114,7 +114,7 @@ async def whole_text(editor: Editor, document: t.TextDocumentIdentifier) -> None
     client = editor.client
     symbols = await client.text_document_document_symbol_async(t.DocumentSymbolParams(document))
     assert symbols is not None
-    assert [symbol.name for symbol in symbols] == ["model tiny", "checkpoint huggingface"]
+    assert [symbol.name for symbol in symbols] == ["model tiny", "train", "checkpoint huggingface"]
     change(editor, document, 3, TEXT.replace("vocab   =", "vocab="))
     options = t.FormattingOptions(tab_size=4, insert_spaces=True)
     edits = await client.text_document_formatting_async(t.DocumentFormattingParams(document, options))
