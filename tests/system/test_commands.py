@@ -27,7 +27,9 @@ OPTIONS = {
     "fmt": {"--check", "--explicit"},
     "models": {"--json"},
     "explain": set(),
-    "show": {"--stage", "--set", "--ranks"},
+    "lsp": set(),
+    "diff": {"--json"},
+    "show": {"--stage", "--layer", "--json", "--set", "--ranks"},
     "compile": {"--out", "--set", "--ranks"},
     "run": {
         "--data", "--out", "--steps", "--init", "--tokenizer", "--end-of-document",
@@ -63,9 +65,10 @@ from moec.cli.main import run
 calls = [["--help"], ["run", "--help"], ["--version"], ["check", "tiny"],
          ["check", "tiny", "--json", "--set", "width=64"], ["fmt", "mine.moe"],
          ["fmt", "mine.moe", "--check"], ["fmt", "tiny", "--explicit"], ["models"],
-         ["models", "--json"], ["explain", "MOE0101"], ["check", "wrong.moe"], ["nonsense"]]
+         ["models", "--json"], ["explain", "MOE0101"], ["diff", "tiny", "mine.moe"],
+         ["show", "tiny", "--layer", "1"], ["check", "wrong.moe"], ["nonsense"]]
 codes = [run(call) for call in calls]
-assert codes == [0] * {11} + [1, 1], codes
+assert codes == [0] * {13} + [1, 1], codes
 loaded = {{"torch", "mpi4py", "numpy", "safetensors", "tokenizers"}} & sys.modules.keys()
 assert not loaded, loaded
 """

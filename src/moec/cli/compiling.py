@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moec.cli.language import Overrides, Specification, load
+from moec.cli.language import AsJson, Overrides, Specification, load
 
 Ranks = Annotated[
     int | None, typer.Option("--ranks", min=1, help="Number of ranks, where a degree of the spec is `rest`.")
@@ -36,18 +37,32 @@ def show(
         str, typer.Argument(metavar="SPEC|BUNDLE", help="A .moe file, a shipped model, or a bundle.")
     ],
     stage: Annotated[Stage | None, typer.Option("--stage", help="One stage alone.")] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option("--layer", metavar="N", help="One layer, from 0: equations, shapes, parameters."),
+    ] = None,
+    as_json: AsJson = False,
     overrides: Overrides = None,
     ranks: Ranks = None,
 ) -> int:
     """Print a model, its plan, its graphs and the programs of a rank, as text."""
+    if as_json and layer is None:
+        raise typer.BadParameter("--json goes with --layer")
+    if layer is not None and (stage is not None or ranks is not None):
+        raise typer.BadParameter("--layer is of the model alone: --stage and --ranks do not go with it")
     if (Path(target) / "manifest.json").is_file():
-        if overrides or ranks or stage not in (None, Stage.PROGRAMS):
-            raise typer.BadParameter("a bundle has programs only: --stage, --set and --ranks are for a spec")
+        if overrides or ranks or layer is not None or stage not in (None, Stage.PROGRAMS):
+            raise typer.BadParameter(
+                "a bundle has programs only: --stage, --layer, --set and --ranks are for a spec"
+            )
         _show_bundle(Path(target))
         return 0
     from moec import dsl
 
     spec = load(target, overrides)
+    if layer is not None:
+        _show_layer(spec, layer, as_json)
+        return 0
     if stage in (None, Stage.MODEL):
         print(dsl.summary_text(spec))
     if stage is Stage.MODEL:
@@ -55,6 +70,18 @@ def show(
         return 0
     _show_stages(spec, stage, ranks)
     return 0
+
+
+def _show_layer(spec: object, layer: int, as_json: bool) -> None:
+    from moec.dsl import Spec
+    from moec.dsl.layer_view import data, layer_view, text
+
+    assert isinstance(spec, Spec)
+    layers = len(spec.model.layers)
+    if not 0 <= layer < layers:
+        raise typer.BadParameter(f"{spec.model.name} has layers 0..{layers}, the last is {layers - 1}")
+    view = layer_view(spec.model, layer)
+    print(json.dumps(data(view), indent=1) + "\n" if as_json else text(view), end="")
 
 
 def _show_bundle(path: Path) -> None:

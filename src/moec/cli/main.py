@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from moec import __version__
-from moec.cli import compiling, exchanging, language, running
+from moec.cli import comparing, compiling, exchanging, language, running
 from moec.dsl import SourceErrors, render_text
 from moec.runtime.errors import EnvironmentMismatch, UserError, message_of
 from moec.runtime.launch import discover
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for commands in (language, compiling, running, exchanging):
+for commands in (language, comparing, compiling, running, exchanging):
     commands.add_to(app)
 
 

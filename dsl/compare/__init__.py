@@ -1,0 +1,14 @@
+"""Two specifications compared by what they mean: values by path, layers, parameters, weight map.
+
+Specifications of one meaning have no differences, however differently they are written; those of two have at
+least one.
+"""
+
+from __future__ import annotations
+
+from .compare import Differences as Differences
+from .compare import compare as compare
+from .render import data as data
+from .render import text as text
+from .values import ValueChange as ValueChange
+from .weights import MapChange as MapChange
