@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from moec.dsl import catalogue as c
 from moec.dsl.diagnostics import DiagnosticBag
@@ -39,7 +40,7 @@ def _collisions(mapped: Sequence[Mapped]) -> Iterator[tuple[Rule, str, str, str]
     for one in mapped:
         alike.setdefault(skeleton(one.group.name), []).append(one)
     for several in alike.values():
-        unlike = len({(_numbers(one), one.group.first) for one in several}) > 1
+        unlike = len(set(map(_numbers, several))) > 1
         yield from _among(several, spelled_out=unlike or any(map(_ambiguous, several)))
 
 
@@ -59,22 +60,48 @@ def _ambiguous(one: Mapped) -> bool:
 
 def _among(several: Iterable[Mapped], spelled_out: bool) -> Iterator[tuple[Rule, str, str, str]]:
     """Among tensors of one skeleton; where all have their experts' numbers at the same places, their names
-    collide only if they are the same before the numbers are put in."""
-    owner: dict[str, str] = {}
+    collide only if they are the same before the numbers are put in, and some number is one of both."""
+    owners: dict[str, list[_Named]] = {}
     for one in several:
-        for name, parameter in _names(one, spelled_out):
-            other = owner.setdefault(name, parameter)
-            if other != parameter:
-                yield one.rule, other, parameter, name.replace("{}", "0")
+        for named in _names(one, spelled_out):
+            known = owners.setdefault(named.name, [])
+            other = next((other for other in known if other.shares(named)), None)
+            if other is None:
+                known.append(named)
+            elif other.parameter != named.parameter:
+                yield one.rule, *other.clash(named)
 
 
-def _names(one: Mapped, spelled_out: bool) -> Iterator[tuple[str, str]]:
-    """Names, and the first parameter of each."""
+@dataclass(frozen=True)
+class _Named:
+    """Tensors of one name, `{}` in it standing for each of some numbers, and their first parameter."""
+
+    name: str
+    parameter: str
+    numbers: range = range(1)
+
+    def shares(self, other: _Named) -> bool:
+        """Whether some number is one of both."""
+        return max(self.numbers.start, other.numbers.start) < min(self.numbers.stop, other.numbers.stop)
+
+    def clash(self, other: _Named) -> tuple[str, str, str]:
+        """The two parameters, and the name of their tensor, for the first number of both."""
+        number = str(max(self.numbers.start, other.numbers.start))
+        return (
+            self.parameter.replace("{}", number),
+            other.parameter.replace("{}", number),
+            self.name.replace("{}", number),
+        )
+
+
+def _names(one: Mapped, spelled_out: bool) -> Iterator[_Named]:
+    group = one.group
     if spelled_out:
-        for tensor in one.group.tensors():
-            yield tensor.name, tensor.parameters[0]
+        yield from (_Named(tensor.name, tensor.parameters[0]) for tensor in group.tensors())
+    elif group.experts is None or group.over_experts is not None:
+        yield _Named(group.name, group.parameters[0].replace("{}", "0"))
     else:
-        yield one.group.name, one.group.parameters[0].replace("{}", "0")
+        yield _Named(group.name, group.parameters[0], range(group.first, group.first + group.experts))
 
 
 def report_ignored(mapped: Sequence[Mapped], ignored: Sequence[str], place: Span, bag: DiagnosticBag) -> None:
