@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from moec.cli.main import run
+from moec.cli.entry import run
 
 
 def main() -> None:

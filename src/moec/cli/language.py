@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from moec import dsl, models, specs
+from moec.cli import checking
 
 Specification = Annotated[
     str, typer.Argument(metavar="SPEC", help="A .moe file, or the name of a shipped model.")
@@ -39,18 +40,7 @@ def load(spec: str, overrides: list[str] | None = None) -> dsl.Spec:
 
 def check(spec: Specification, overrides: Overrides = None, as_json: AsJson = False) -> int:
     """Report every mistake of a spec, or its parameter counts."""
-    try:
-        found = load(spec, overrides)
-    except dsl.SourceErrors as errors:
-        if not as_json:
-            raise
-        print(json.dumps({"ok": False, "diagnostics": dsl.render_data(errors.diagnostics)}, indent=1))
-        return 1
-    if as_json:
-        print(json.dumps({"ok": True, "diagnostics": [], **dsl.summary(found)}, indent=1))
-    else:
-        print(dsl.summary_text(found))
-    return 0
+    return checking.check(spec, overrides or (), as_json)
 
 
 def fmt(

@@ -11,7 +11,8 @@ from typer.exceptions import TyperException
 
 from moec import __version__
 from moec.cli import comparing, compiling, exchanging, language, running
-from moec.dsl import SourceErrors, render_text
+from moec.cli.checking import refuse
+from moec.dsl import SourceErrors
 from moec.runtime.errors import EnvironmentMismatch, UserError, message_of
 from moec.runtime.launch import discover
 
@@ -51,8 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         result = app(list(arguments), prog_name="moec", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except SourceErrors as errors:
-        print(render_text(errors.diagnostics), file=sys.stderr)
-        return 1
+        return refuse(errors)
     except typer.Exit as leave:
         return leave.exit_code
     except TyperException as error:
