@@ -2,8 +2,8 @@
 
     python benchmarks/check_time.py [--repeat N]
 
-Prints the best and the median of N runs in seconds, the slowest model last. Other programs on the machine make
-every number larger, never smaller: the best is the one to compare.
+Prints the best and the median of N runs in seconds, the slowest model last. Other programs on the machine
+make every number larger, never smaller: the best is the one to compare.
 """
 
 from __future__ import annotations

@@ -138,6 +138,24 @@ def test_fmt_makes_a_file_canonical_in_place_and_then_leaves_it_alone(tmp_path: 
     assert succeed("fmt", path, "--check").out == ""
 
 
+def test_fmt_takes_many_files_and_names_those_that_would_change(tmp_path: Path) -> None:
+    """One with mistakes is told of, and the others are dealt with all the same."""
+    canonical = succeed("fmt", "tiny").out
+    texts = {"good": canonical, "loose": canonical.replace("vocab   =", "vocab="), "wrong": "model {"}
+    paths = {name: tmp_path / f"{name}.moe" for name in texts}
+    for name, text in texts.items():
+        paths[name].write_text(text)
+    told = moec("fmt", "--check", paths["loose"], paths["good"])
+    assert told.code == 1
+    assert str(paths["loose"]) in told.err
+    assert str(paths["good"]) not in told.err
+    told = moec("fmt", paths["wrong"], paths["loose"], paths["good"])
+    assert told.code == 1
+    assert "MOE0104" in told.err
+    assert [path.read_text() for path in paths.values()] == [canonical, canonical, "model {"]
+    assert moec("fmt", "--explicit", paths["good"], "tiny").code == 1
+
+
 def test_fmt_prints_a_shipped_model_and_every_default(tmp_path: Path) -> None:
     assert succeed("fmt", "tiny").out == models.read("tiny")[1]  # type: ignore[index]
     explicit = tmp_path / "explicit.moe"

@@ -44,23 +44,35 @@ def check(spec: Specification, overrides: Overrides = None, as_json: AsJson = Fa
 
 
 def fmt(
-    spec: Specification,
+    texts: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help=".moe files, or names of shipped models.")
+    ],
     only_check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit 1 if the text would change.")
+        bool, typer.Option("--check", help="Change nothing; exit 1 and name the files that would change.")
     ] = False,
     explicit: Annotated[
         bool, typer.Option("--explicit", help="Print the text with every default in full.")
     ] = False,
 ) -> int:
-    """Bring a file into canonical form, in place; a shipped model is printed."""
+    """Bring files into canonical form, in place; a shipped model is printed."""
     if explicit and only_check:
         raise typer.BadParameter("--check and --explicit do not go together")
+    if explicit and len(texts) > 1:
+        raise typer.BadParameter("--explicit prints one text")
     if explicit:
-        print(dsl.explicit_text(load(spec)), end="")
+        print(dsl.explicit_text(load(texts[0])), end="")
         return 0
+    return max([_format(text, only_check) for text in texts])
+
+
+def _format(spec: str, only_check: bool) -> int:
+    """One file; one with mistakes is told of and left as it is, so that the others get their turn."""
     path, shipped = Path(spec), models.read(spec)
-    text = dsl.read_text(path) if shipped is None or path.is_file() else shipped[1]
-    formatted = dsl.format_text(text, spec)
+    try:
+        text = dsl.read_text(path) if shipped is None or path.is_file() else shipped[1]
+        formatted = dsl.format_text(text, spec)
+    except dsl.SourceErrors as errors:
+        return checking.refuse(errors)
     if only_check:
         if formatted != text:
             print(f"{spec} is not in canonical form: run moec fmt {spec}", file=sys.stderr)
