@@ -80,7 +80,7 @@ def _snippet(span: Span, label: str, margin: str) -> list[str]:
     body = [f"{margin}--> {_clean(span.source.name)}:{span.line}:{span.column}", f"{margin} |"]
     body.append(f"{span.line} | {line}".rstrip())
     lead = f"{margin} | {caret} "
-    if len(lead) + len(label) <= COLUMNS:
+    if len(lead) + _cells(label) <= COLUMNS:
         return [*body, lead + label]
     indent = f"{margin} | " + " " * min(len(before), COLUMNS // 2 - len(margin))
     return [*body, lead.rstrip(), *_wrap(label, indent, indent)]
@@ -124,6 +124,25 @@ def _cell(char: str) -> int:
 
 
 def _wrap(text: str, first: str, rest: str) -> list[str]:
+    if _cells(text) != len(text):
+        return _wrap_cells(text, first, rest)
     return textwrap.wrap(
         text, COLUMNS, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     ) or [first.rstrip()]
+
+
+def _wrap_cells(text: str, first: str, rest: str) -> list[str]:
+    """The same where characters are not one column each, which `textwrap` takes them to be."""
+    lines = [first]
+    begun = False  # whether the last line holds more than its indent
+    for word in text.split():
+        if begun and _cells(f"{lines[-1]} {word}") > COLUMNS:
+            lines.append(rest)
+            begun = False
+        lines[-1] += " " if begun else ""
+        for char in word:
+            if _cells(lines[-1] + char) > COLUMNS:
+                lines.append(rest)
+            lines[-1] += char
+        begun = True
+    return [line.rstrip() for line in lines]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from moec.dsl import syntax as s
+from moec.dsl.limits import NUMBER_LENGTH
 from moec.dsl.quantities import group
 
 WIDTH = 88
@@ -62,7 +63,8 @@ def _inner(expr: s.Expr, grouped: tuple[type, ...]) -> str:
 
 def _number(number: s.Number) -> str:
     digits = number.text.replace("_", "")
-    text = group(int(digits)) if re.fullmatch(r"-?[0-9]{1,40}", digits) else number.text
+    grouped = group(int(digits)) if re.fullmatch(r"-?[0-9]{1,40}", digits) else number.text
+    text = grouped if len(grouped) <= NUMBER_LENGTH else number.text
     return f"{text} {number.word}" if number.word else text
 
 

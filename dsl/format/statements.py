@@ -36,7 +36,8 @@ def _body(items: Sequence[s.Item], tail: tuple[str, ...], indent: str, top: bool
         pad = max(len(chunk.head) for chunk in chunks)
         printed = [_printed(chunk, indent, pad if len(chunks) > 1 else 0) for chunk in chunks]
         for chunk, text in zip(chunks, _with_trailing(chunks, printed), strict=True):
-            lines += _leading(chunk.node.trivia, indent, lines, top and len(text) > 1)
+            set_apart = top and isinstance(chunk.node, s.Block) and len(text) > 1
+            lines += _leading(chunk.node.trivia, indent, lines, set_apart)
             lines += text
     ending = comment_lines(tail, indent)
     return lines + (ending if lines else [line for line in ending if line])

@@ -91,8 +91,7 @@ def _equations(view: LayerView) -> Iterator[str]:
 
 def _components(view: LayerView) -> Iterator[str]:
     bindings = tuple(setting(name, written(component)) for name, component in view.components.items())
-    lines = format_file(s.File(bindings, NOWHERE)).splitlines()
-    yield from (f"  {line}" for line in lines if line)
+    yield from (f"  {line}" for line in format_file(s.File(bindings, NOWHERE)).splitlines())
 
 
 def _values(view: LayerView) -> Iterator[str]:
