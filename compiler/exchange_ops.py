@@ -49,7 +49,7 @@ def group_received(arriving: Tensor, received: int) -> tuple[Tensor, Tensor]:
 
 
 def all_to_all(x: Tensor, send: Tensor, receive: Tensor, rows: int, axis: str) -> Tensor:
-    """The first sum(send) rows to the ranks of `axis`, and theirs: (R, ...) -> (rows, ...), zero at the end."""
+    """The first sum(send) rows to the ranks of `axis`, and theirs: (R, ...) -> (rows, ...), zeros behind."""
     out: Tensor = collective_ops.all_to_all(x, send, receive, rows, axis)
     return out
 

@@ -154,8 +154,34 @@ def embedding_dense_backward(
     return found
 
 
+def nll_loss_backward(
+    grad_output: Tensor,
+    self: Tensor,  # its name in torch
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    total_weight: Tensor,
+) -> Tensor:
+    """`aten.nll_loss_backward`, which writes at any target where it does not reduce."""
+    require(reduction in (1, 2), "a negative log likelihood is a mean or a sum")
+    found: Tensor = torch.ops.aten.nll_loss_backward.default(
+        grad_output, self, target, weight, reduction, ignore_index, total_weight
+    )
+    return found
+
+
+def gelu_backward(grad_output: Tensor, self: Tensor, *, approximate: str = "none") -> Tensor:
+    """`aten.gelu_backward`, which takes the dtype of one of both for that of the other."""
+    check_alike(grad_output, self)
+    found: Tensor = torch.ops.aten.gelu_backward.default(grad_output, self, approximate=approximate)
+    return found
+
+
 GUARDED: dict[str, Callable[..., Tensor]] = {
     "_log_softmax_backward_data.default": log_softmax_backward,
     "embedding_dense_backward.default": embedding_dense_backward,
+    "gelu_backward.default": gelu_backward,
+    "nll_loss_backward.default": nll_loss_backward,
 }
 """Operations of torch -> what runs in their place."""

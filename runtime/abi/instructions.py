@@ -86,8 +86,8 @@ def name_of(target: Any) -> str:
         raise UnknownInstructionError(str(target)) from None
 
 
-_OF_THE_MACHINE = ("device", "layout", "pin_memory")
-"""Keywords of torch that say where a tensor lives: a program has no say in that."""
+_OF_THE_MACHINE = ("device", "layout", "memory_format", "pin_memory")
+"""Keywords of torch that say where and how a tensor lies: a program has no say in that."""
 
 
 def _aten_signature(name: str) -> inspect.Signature:
@@ -110,6 +110,17 @@ SIGNATURES: dict[str, inspect.Signature] = {
     for name, function in INSTRUCTIONS.items()
 }
 """What arguments an instruction takes."""
+
+
+def _dtypes_of(name: str) -> frozenset[str]:
+    if not name.startswith("aten."):
+        return frozenset()
+    schema = _aten(name[5:])._schema  # type: ignore[attr-defined]
+    return frozenset(a.name for a in schema.arguments if "ScalarType" in str(a.real_type))
+
+
+DTYPE_ARGUMENTS: dict[str, frozenset[str]] = {name: _dtypes_of(name) for name in INSTRUCTIONS}
+"""Which arguments of an instruction are dtypes. torch takes a number there for one, whatever it is."""
 
 COLLECTIVE_STARTS = frozenset(
     {"moec.all_to_all_start", "moec.all_reduce_start", "moec.shard_gather_start", "moec.reduce_scatter_start"}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .codec import FormatError, check_legible, from_data, is_legible
-from .instructions import COLLECTIVE_STARTS, INSTRUCTIONS, SIGNATURES
+from .instructions import COLLECTIVE_STARTS, DTYPE_ARGUMENTS, INSTRUCTIONS, SIGNATURES
 from .mesh import AXES
 from .program import Argument, Instruction, Place, Program, Ref, uses
 
@@ -109,11 +109,14 @@ def _check_collective(instruction: Instruction, at: str) -> None:
 
 
 def _check_arguments(instruction: Instruction, at: str) -> None:
-    """How many, and by which names; what they are, the instruction finds out."""
+    """How many, by which names, and that dtypes are some; what others are, the instruction finds out."""
     try:
-        SIGNATURES[instruction.op].bind(*instruction.arguments, **dict(instruction.keywords))
+        bound = SIGNATURES[instruction.op].bind(*instruction.arguments, **dict(instruction.keywords))
     except TypeError as error:
         raise FormatError(f"{at} = {instruction.op}: {error}") from error
+    for name in sorted(DTYPE_ARGUMENTS[instruction.op] & bound.arguments.keys()):
+        if not isinstance(bound.arguments[name], torch.dtype | None):
+            raise FormatError(f"{at} = {instruction.op}: {name!r} is no dtype")
 
 
 def _check_no_recursion(calls: Mapping[str, set[str]], where: str) -> None:

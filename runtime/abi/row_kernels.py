@@ -52,6 +52,7 @@ def layer_norm_backward_kernel(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (..., D), weight and bias (D,); those of a parameter there is not are empty."""
     check_norm_backward(grad, x, weight, bias, mean, rstd)
+    mean, rstd = mean.contiguous(), rstd.contiguous()  # torch takes them for a run of memory
     wanted = [True, weight is not None, bias is not None]
     found = torch.ops.aten.native_layer_norm_backward(
         grad, x, [x.shape[-1]], mean, rstd, weight, bias, wanted

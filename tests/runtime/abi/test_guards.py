@@ -241,6 +241,12 @@ def test_operands_that_do_not_fit_are_refused(case: str) -> None:
             (ones(4, 8), ones(4, 8).double(), 1, torch.float64),
             "one dtype",
         ),
+        (
+            "nll_loss_backward.default",
+            (ones(1), ones(1, 4), order(9), None, 0, -100, ones()),
+            "a mean or a sum",
+        ),
+        ("gelu_backward.default", (ones(8), ones(8, dtype=torch.bfloat16)), "one dtype"),
         ("embedding_dense_backward.default", (ones(4, 8), order(*[10**9] * 4), 10, -1, True), "by frequency"),
     ],
 )
@@ -280,3 +286,16 @@ def test_operands_that_fit_are_taken() -> None:
     assert all(torch.equal(a, b) for a, b in zip(grads, spread, strict=True))
     empty = INSTRUCTIONS["moec.attention"](*(t[:0] if isinstance(t, Tensor) else t for t in attention()))
     assert empty[0].shape == (0, 3, 4, 8)
+
+
+def test_statistics_of_a_norm_may_lie_in_any_order() -> None:
+    """torch's gradient of a layer norm reads them as a run of memory."""
+    x = torch.arange(24.0).view(3, 2, 4).square()
+    _, *statistics = INSTRUCTIONS["moec.layer_norm"](x, None, None, 0.1)
+    turned = [t.transpose(0, 1).contiguous().transpose(0, 1) for t in statistics]
+    rows = torch.arange(24.0).view(3, 2, 4)
+    expected, found = (
+        INSTRUCTIONS["moec.layer_norm_backward"](rows, x, None, None, *both)[0]
+        for both in (statistics, turned)
+    )
+    assert torch.equal(found, expected)

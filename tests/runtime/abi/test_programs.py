@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moec.runtime.abi.codec import FormatError, dump, parse_json
-from moec.runtime.abi.instructions import COLLECTIVE_STARTS, SIGNATURES
+from moec.runtime.abi.instructions import COLLECTIVE_STARTS, DTYPE_ARGUMENTS, SIGNATURES
 from moec.runtime.abi.program import Instruction, Place, Program, Ref, listing, uses
 from moec.runtime.abi.program_json import programs_from_data, programs_to_data
 
@@ -23,6 +23,7 @@ NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=1000), min_size=1,
 )
 LEGIBLE = st.text(max_size=4).filter(str.isprintable)
 PLACES = st.builds(Place, LEGIBLE, st.integers(1, 99), LEGIBLE)
+DTYPES = st.none() | st.sampled_from([torch.float32, torch.int64, torch.bool])
 CONSTANTS = (
     st.none()
     | st.booleans()
@@ -47,15 +48,20 @@ def programs(draw: st.DrawFn, name: str) -> Program:
         if made in known:
             continue
         op = draw(st.sampled_from(OPS))
-        taken = SIGNATURES[op].parameters.values()
-        positional = sum(p.kind is not p.KEYWORD_ONLY for p in taken)
-        named = [p.name for p in taken if p.kind is p.KEYWORD_ONLY]
+        positional, named = [], []
+        for parameter in SIGNATURES[op].parameters.values():
+            of_dtype = parameter.name in DTYPE_ARGUMENTS[op]
+            value = draw(DTYPES if of_dtype else argument())
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                named.append((parameter.name, value))
+            else:
+                positional.append(value)
         instructions.append(
             Instruction(
                 name=made,
                 op=op,
-                arguments=tuple(draw(argument()) for _ in range(positional)),
-                keywords=tuple((name, draw(argument())) for name in named),
+                arguments=tuple(positional),
+                keywords=tuple(named),
                 type=draw(st.just("") | NAMES),
                 place=draw(st.none() | PLACES),
             )
@@ -191,6 +197,22 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
     "a tensor that is elsewhere": (
         set_at(*FIRST, 3, ["z", "aten.new_zeros.default", [{"%": "y"}, [3]], {"device": "meta"}, "", None]),
         "got an unexpected keyword argument 'device'",
+    ),
+    "a tensor in another order": (
+        set_at(*FIRST, 3, ["z", "aten._to_copy.default", [{"%": "y"}], {"memory_format": 4}, "", None]),
+        "got an unexpected keyword argument 'memory_format'",
+    ),
+    "a number for a dtype": (
+        set_at(*FIRST, 3, ["z", "aten.scalar_tensor.default", [1], {"dtype": 1000}, "", None]),
+        "%z = aten.scalar_tensor.default: 'dtype' is no dtype",
+    ),
+    "a value for a dtype": (
+        set_at(
+            *FIRST,
+            3,
+            ["z", "aten._softmax_backward_data.default", [*[{"%": "y"}] * 2, 0, {"%": "y"}], {}, "", None],
+        ),
+        "'input_dtype' is no dtype",
     ),
     "a place that is not there": (set_at(*FIRST, 0, 5, 1), "%h has no place 1"),
     "a place before the first": (set_at(*FIRST, 0, 5, -1), "%h has no place -1"),
