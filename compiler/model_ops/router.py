@@ -28,8 +28,11 @@ def sigmoid(scores: Tensor) -> Tensor:
 
 
 def sqrt_softplus(scores: Tensor) -> Tensor:
-    """(T, E) -> sqrt(ln(1 + exp(scores)))."""
-    return F.softplus(scores).sqrt()
+    """(T, E) -> sqrt(ln(1 + exp(scores))).
+
+    Where that is 0 for its smallness, the root has no slope, and the gradient would be no number.
+    """
+    return F.softplus(scores).clamp(min=torch.finfo(scores.dtype).tiny).sqrt()
 
 
 # --- what is chosen by: numbers for comparison, without gradients ---

@@ -403,3 +403,13 @@ def test_routers_are_those_of_transformers(family: str) -> None:
     grad = draw(*ours.shape, seed=5)
     one, other = (torch.autograd.grad(y, x, grad)[0] for y in (ours, expected))
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_score_too_small_for_its_dtype_has_a_gradient() -> None:
+    """sqrt(ln(1 + exp(logit))) has the slope exp(logit / 2) / 2 there, next to nothing; not 0 / 0."""
+    logits = torch.tensor([[-1e4, -2000.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    scores = model_ops.sqrt_softplus(logits)
+    (slope,) = torch.autograd.grad(scores.sum(), logits)
+    assert scores[0, 0] < 1e-100
+    assert slope[0, :2].tolist() == [0.0, 0.0]
+    assert slope[0, 2] > 0.2
