@@ -23,6 +23,10 @@ _aten = torch.ops.aten
 _NARROW = 4
 """Blocks take over from kernels where a query sees at most this part of a sequence."""
 
+_LONGEST_MASK, _LONGEST_MASK_OF_A_DEVICE = 1 << 10, 1 << 13
+"""Tokens of the longest sequence with an (S, S) mask: on a CPU blocks are faster from there on, and elsewhere
+a mask becomes too large, 256 MiB in float32."""
+
 
 def attention_kernel(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, scoring: Scoring
@@ -67,11 +71,18 @@ def attention_backward_kernel(
 
 
 def _by_blocks(q: Tensor, sinks: Tensor | None, scoring: Scoring) -> bool:
-    """Whether no kernel of torch does it: softcaps none, sinks only those that give their logsumexp. And a
-    short reach is better left to blocks on a CPU, where the kernels compute every score and mask it."""
+    """Whether no kernel of torch does it: softcaps none, sinks only those that give their logsumexp.
+
+    Or does it badly: a mask is as large as the sequence squared, and kernels for a CPU compute every score
+    that it hides, so a short reach is left to blocks, and a long sequence.
+    """
+    length = q.shape[1]
+    reach = scoring.reach(length)
+    if scoring.softcap != 0:
+        return True
     if q.device.type == "cpu":
-        return scoring.softcap != 0 or _NARROW * scoring.reach(q.shape[1]) <= q.shape[1]
-    return scoring.softcap != 0 or sinks is not None
+        return reach < length and (_NARROW * reach <= length or length > _LONGEST_MASK)
+    return sinks is not None or (reach < length and length > _LONGEST_MASK_OF_A_DEVICE)
 
 
 def _by_head(x: Tensor) -> Tensor:

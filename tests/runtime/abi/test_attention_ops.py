@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -197,3 +198,20 @@ def test_attention_of_a_single_token_is_its_value() -> None:
     v = random(3, 1, 2, 4, seed=2)
     out, _ = attention_ops.attention(random(3, 1, 2, 4), random(3, 1, 2, 4, seed=1), v, None, 1.0, 0, 0, 0.0)
     close(out, v)
+
+
+@pytest.mark.parametrize(
+    "limit", [{"window": 1500}, {"chunk": 1500}, {"window": 1500, "sinks": True}], ids=str
+)
+def test_no_mask_is_made_of_a_long_sequence(limit: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be as large as the sequence squared."""
+    case = Case(length=2000, heads=1, kv_heads=1, **limit)
+    plain, operands = case.plain(case.operands())[0], case.operands()
+
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(attention_kernels, "_added", refuse)
+    out, _ = case.run(operands)
+    close(out, plain)
+    torch.autograd.grad(out.sum(), operands)
