@@ -138,7 +138,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_edit_of_a_text(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from([shipped("tiny"), WRONG]))
@@ -150,7 +150,7 @@ def test_any_edit_of_a_text(data: st.DataObject) -> None:
     everything(text, min(near, len(text)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(PIECES, max_size=25).map("".join), st.data())
 def test_any_text(text: str, data: st.DataObject) -> None:
     everything(text, data.draw(st.integers(0, len(text))))
