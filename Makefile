@@ -37,7 +37,7 @@ test: lint mpich
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
 
 test-all: lint mpich
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -m "slow or not slow" $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/one_rank.py
