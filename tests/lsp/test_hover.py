@@ -39,6 +39,7 @@ def test_a_binding_says_its_value_and_parameters() -> None:
     assert "| `layers[i].attention.q` | (4096, 2048) | 48 |" in text
     assert "| `layers[i].attention.q_norm` | (128,) | 48 |" in text
     assert "| `layers[i].attention.norm` | (2048,) | 48 |" in text
+    assert "**gqa**: y = o(softmax(" in text
     assert over(QWEN, "x += attention(norm(x))", 5) == text
 
 

@@ -208,6 +208,9 @@ def _binding(document: Document, mention: Mention, model: ModelSpec | None) -> s
     lines = [_fenced(f"{mention.name} = {value}" if value else mention.name, "moe")]
     if home is not None and home is not document:
         lines.append(f"bound in {escaped(home.name)}")
+    binding = home.own_names.bindings.get(mention.name) if home is not None else None
+    for name in sorted(binding.constructs) if binding is not None else ():
+        lines.append(f"**{name}**: {escaped(CONSTRUCTS[name].meaning)}")
     of_it = _families_of(mention.name, model) if model is not None else []
     if of_it:
         lines.append(families_table(of_it))
