@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from moec.dsl import catalogue, parameters
 from moec.dsl import spec as m
+from moec.dsl.compare import Varying, kinds, varying
 from moec.dsl.diagnostics import DiagnosticBag
 from moec.dsl.explicit import explicit
+from moec.dsl.families import ranges
 from moec.dsl.format import format_file
 from moec.dsl.load import parse_source
 from moec.dsl.parse import parse_text
 from moec.dsl.source import SourceText
+
+VARYING_SHOWN = 8
 
 
 def summary(spec: m.Spec) -> dict[str, object]:
@@ -21,7 +25,9 @@ def summary(spec: m.Spec) -> dict[str, object]:
         "parameters": total,
         "active_parameters": active,
         "layers": len(spec.model.layers),
-        "layer_kinds": len({id(layer) for layer in spec.model.layers}),
+        "layer_kinds": len(kinds(spec.model)),
+        "varies": {one.path: _cases(one) for one in varying(spec.model)},
+        "tied": spec.model.head.tied,
         "vocab": spec.model.vocab,
         "width": spec.model.width,
         "context": spec.model.context,
@@ -34,6 +40,10 @@ def summary(spec: m.Spec) -> dict[str, object]:
     }
 
 
+def _cases(one: Varying) -> list[dict[str, object]]:
+    return [{"value": value, "layers": list(layers)} for value, layers in one.cases]
+
+
 def summary_text(spec: m.Spec) -> str:
     """The same in a few lines for a reader."""
     total, active = parameters.count(spec.model)
@@ -42,7 +52,8 @@ def summary_text(spec: m.Spec) -> str:
     batch = f"{train.batch_sequences:,} x {train.sequence:,} = {train.batch_tokens:,} tokens"
     lines = [
         f"{model.name}: {human(total)} parameters, {human(active)} active per token ({total:,} / {active:,})",
-        f"  {len(model.layers)} layers, width {model.width}, vocab {model.vocab:,}",
+        f"  {_layers(model)}, width {model.width}, vocab {model.vocab:,}{_tied(model)}",
+        *_varying(model),
         f"  context {model.context:,} tokens",
         f"  batch {batch}, {length}",
     ]
@@ -51,6 +62,34 @@ def summary_text(spec: m.Spec) -> str:
         words = "one for every parameter" if plain else "which hold every parameter once"
         lines.append(f"  weight map: {spec.checkpoint.tensor_count:,} tensors, {words}")
     return "\n".join(lines) + "\n"
+
+
+def _layers(model: m.ModelSpec) -> str:
+    count = len(kinds(model))
+    return f"{len(model.layers)} layers" + (f" of {count} kinds" if count > 1 else "")
+
+
+def _tied(model: m.ModelSpec) -> str:
+    return ", output tied to the embedding" if model.head.tied else ""
+
+
+def _varying(model: m.ModelSpec) -> list[str]:
+    """A line for everything that is another in every layer, the first few of them."""
+    found = varying(model)
+    lines = [f"    {one.path}: {_case_text(one, len(model.layers))}" for one in found[:VARYING_SHOWN]]
+    left = len(found) - len(lines)
+    return lines + ([f"    and {left} more"] if left else [])
+
+
+def _case_text(one: Varying, layers: int) -> str:
+    """`128 in 0..3; none elsewhere`: the case whose layers are longest to tell comes last."""
+    cases = sorted(one.cases, key=lambda case: len(ranges(case[1])))
+    shown = [f"{value} in {ranges(places)}" for value, places in cases[:VARYING_SHOWN]]
+    if len(shown) < len(cases):
+        return "; ".join(shown) + "; ..."
+    if sum(len(places) for _, places in cases) == layers:
+        shown[-1] = f"{cases[-1][0]} elsewhere"
+    return "; ".join(shown)
 
 
 def human(count: int) -> str:

@@ -11,4 +11,7 @@ from .compare import compare as compare
 from .render import data as data
 from .render import text as text
 from .values import ValueChange as ValueChange
+from .varying import Varying as Varying
+from .varying import kinds as kinds
+from .varying import varying as varying
 from .weights import MapChange as MapChange

@@ -21,7 +21,7 @@ from moec.dsl.written import (
 )
 
 Facts = Mapping[str, Fact]
-_IN_PARTS = (".router", ".balance", ".experts", ".shared")  # their parts stay comparable one by one
+IN_PARTS = (".router", ".balance", ".experts", ".shared")  # their parts stay comparable one by one
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _is_other(path: str, old: Fact, new: Fact) -> bool:
     """Whether one of two values is a call that the other is not."""
     has_inside = old.whole != old.value or new.whole != new.value
     is_absent = "none" in (old.value, new.value)
-    return has_inside and (is_absent or not path.endswith(_IN_PARTS))
+    return has_inside and (is_absent or not path.endswith(IN_PARTS))
 
 
 def _layers(before: m.ModelSpec, after: m.ModelSpec) -> Iterator[ValueChange]:
@@ -108,7 +108,7 @@ def _layers(before: m.ModelSpec, after: m.ModelSpec) -> Iterator[ValueChange]:
     for index, (one, other) in enumerate(zip(before.layers, after.layers, strict=False)):
         key = (id(one), id(other))
         if key not in known:
-            known[key] = tuple(_changes(_layer(one), _layer(other)))
+            known[key] = tuple(_changes(layer_facts(one), layer_facts(other)))
         for change in known[key]:
             found.setdefault(change, []).append(index)
     for change, layers in found.items():
@@ -129,7 +129,8 @@ def _more_layers(before: m.ModelSpec, after: m.ModelSpec) -> Iterator[ValueChang
             yield ValueChange("equations", one, other, tuple(layers))
 
 
-def _layer(layer: m.Layer) -> Facts:
+def layer_facts(layer: m.Layer) -> Facts:
+    """The equations of a layer, and the values of all it calls, by path."""
     facts: dict[str, Fact] = {}
     for index, equation in enumerate(layer.equations, 1):
         text = equation_text(equation)
