@@ -68,7 +68,9 @@ BAD_BALANCE = Kind(
     "MOE0503",
     "balance term",
     "`balance` is `none` or a sum of loss terms, each at most once: `aux_loss(0.01) + z_loss(0.001)`. "
-    "`sequence_aux_loss` is a loss of the router's scores, so the router needs a score before its choice.",
+    "`sequence_aux_loss` is a loss of the router's scores, so the router needs a score before its choice. "
+    "`aux_loss` pools the tokens of all layers, which then have equally many experts, unless it is "
+    "`per: layer`.",
 )
 BAD_GROUPS = Kind(
     "MOE0504",

@@ -11,6 +11,7 @@ from moec.dsl import syntax as s
 from moec.dsl.check.arguments import bind, callee
 from moec.dsl.check.bindings import Checker, Components, bindings, scope_of
 from moec.dsl.check.components import Context
+from moec.dsl.check.components.balance import check_agreement
 from moec.dsl.check.ends import embed, head
 from moec.dsl.check.expressions import STREAM
 from moec.dsl.check.layers import layer_count, layers
@@ -48,6 +49,7 @@ def check_model(block: s.Block, bag: DiagnosticBag) -> m.ModelSpec:
     )
     if not len(bag):
         _check_size(model, block, bag)
+        check_agreement(model, parts.bindings.values(), block.kind.span, bag)
     return model
 
 

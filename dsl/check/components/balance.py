@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from moec.dsl import catalogue as c
 from moec.dsl import spec as m
@@ -10,6 +10,8 @@ from moec.dsl import syntax as s
 from moec.dsl.check.arguments import bind, callee
 from moec.dsl.check.components.reading import Context, Read
 from moec.dsl.check.values import is_none
+from moec.dsl.diagnostics import DiagnosticBag
+from moec.dsl.source import Span
 from moec.dsl.trees import walk
 
 
@@ -58,3 +60,39 @@ def check_scores(expr: s.Expr, mixture: m.Moe, context: Context) -> None:
         label = "a loss of the router's scores, and this router has none before its choice"
         advice = "use `aux_loss`, or put `softmax` or `sigmoid` before the choice"
         context.bag.add(c.BAD_BALANCE.at(place.span, label, advice=advice))
+
+
+def check_agreement(model: m.ModelSpec, exprs: Iterable[s.Expr], place: Span, bag: DiagnosticBag) -> None:
+    """Report loss terms that are one loss of all layers, and do not go together.
+
+    `exprs` are the bindings of the model, among which the terms are; `place` is that of the model.
+    """
+    kinds = {id(layer): layer for layer in model.layers}.values()
+    calls = [call.component for layer in kinds for call in layer.calls()]
+    terms = [(moe, term) for moe in calls if isinstance(moe, m.Moe) for term in moe.balance]
+    first: dict[type, tuple[m.Moe, m.BalanceTerm]] = {}
+    for moe, term in terms:
+        other, agreed = first.setdefault(type(term), (moe, term))
+        if term != agreed:
+            label = "a loss that differs between layers is not supported yet"
+            return bag.add(c.NOT_YET.at(_written(term, exprs, place), label))
+        pooled = isinstance(term, m.AuxLoss) and term.per == "model"
+        if pooled and moe.routed != other.routed:
+            label = f"pools the tokens of all layers, which have {other.routed} and {moe.routed} experts"
+            advice = "a loss of every layer by itself is `per: layer`"
+            return bag.add(c.BAD_BALANCE.at(_written(term, exprs, place), label, advice=advice))
+    return None
+
+
+def _written(term: m.BalanceTerm, exprs: Iterable[s.Expr], otherwise: Span) -> Span:
+    """Where a term is written: its call that begins on the line it is from."""
+    names = {m.AuxLoss: "aux_loss", m.SequenceAuxLoss: "sequence_aux_loss", m.ZLoss: "z_loss"}
+    calls = (one for expr in exprs for one in walk(expr) if isinstance(one, s.Invoke))
+    spans = (
+        call.span
+        for call in calls
+        if isinstance(call.callee, s.Ref)
+        and call.callee.text == names[type(term)]
+        and call.span.origin() == term.origin
+    )
+    return next(spans, otherwise)
