@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exchange.families.family import UNSHIPPED
 from moec import dsl, models
 from moec.cli.verifying import (
     TOLERANCE,
@@ -58,8 +59,8 @@ def failing(compiled: Compiled) -> set[str]:
 # --- what holds ---
 
 
-@pytest.mark.parametrize("name", models.names())
-def test_shipped_models_on_four_ranks(name: str) -> None:
+@pytest.mark.parametrize("name", [*models.names(), *map(str, UNSHIPPED.glob("*.moe"))])
+def test_models_on_four_ranks(name: str) -> None:
     """Every loss, every expert's load and every gradient, to 1e-10 in float64."""
     spec = dsl.load(name, (), models.read)
     spec = replace(spec, parallel=ParallelSpec(**FOUR_RANKS))  # type: ignore[arg-type]

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exchange.families import Published, publish
-from moec import models
-from moec.cli.exchange.import_hf import import_checkpoint
+from exchange.families import Published, publish, read_in
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +25,7 @@ def imported(
 
     def make(name: str) -> Path:
         out = tmp_path_factory.mktemp(name) / "imported"
-        import_checkpoint(published(name).directory, out, find_model=models.read)
+        read_in(name, published(name).directory, out)
         return out
 
     return cache(make)

@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from exchange.families import FAMILIES, Published
-from moec import dsl, models
-from moec.cli.exchange.import_hf import import_checkpoint
+from exchange.families import FAMILIES, Published, read_in
+from moec import dsl
 from moec.cli.exchange.logits import logits
 from moec.cli.exchange.source import all_shapes
 from moec.compiler.reference import reference_step
@@ -52,7 +51,7 @@ def test_losses_and_gradients_are_those_of_transformers(
         assert found.losses["aux_loss"] == pytest.approx(wanted.aux_loss, rel=1e-5)
         total += wanted.coefficient * found.losses["aux_loss"]
     assert total == pytest.approx(wanted.loss, rel=1e-5)
-    import_checkpoint(wanted.gradients, tmp_path / "gradients", find_model=models.read)
+    read_in(name, wanted.gradients, tmp_path / "gradients")
     theirs = tensors(tmp_path / "gradients")
     assert found.gradients.keys() == set(trained(spec.model))
     for parameter, gradient in found.gradients.items():

@@ -12,7 +12,7 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from exchange.families import FAMILIES, Published, make_model
+from exchange.families import FAMILIES, Published, make_model, read_in
 from moec import dsl, models
 from moec.cli.exchange.export_hf import export_checkpoint
 from moec.cli.exchange.import_hf import import_checkpoint
@@ -84,7 +84,7 @@ def test_an_exported_config_means_the_same_model(
 @pytest.mark.parametrize("name", FAMILIES)
 def test_importing_an_export_gives_what_was_exported(name: str, imported: Import, tmp_path: Path) -> None:
     export_checkpoint(imported(name), tmp_path / "exported")
-    import_checkpoint(tmp_path / "exported", tmp_path / "again", find_model=models.read)
+    read_in(name, tmp_path / "exported", tmp_path / "again")
     before, after = imported(name), tmp_path / "again"
     specs = [dsl.load(directory / "model.moe") for directory in (before, after)]
     assert specs[0].model == specs[1].model

@@ -93,7 +93,7 @@ def test_a_model_is_read_in_a_minute(name: str) -> None:
 def test_every_model_has_rows_in_the_table_of_families() -> None:
     """One for each model_type: models that differ in sizes only share them."""
     types = {name: dsl.checkpoint_config(_load(name))["model_type"] for name in models.names()}
-    assert {types[family.model] for family in FAMILIES.values()} == set(types.values())
+    assert {types[family.model] for family in FAMILIES.values() if family.spec is None} == set(types.values())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,6 +14,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import transformers
 
 VOCAB, SEQUENCES, SEQUENCE = 128, 2, 16
+
+UNSHIPPED = Path(__file__).parents[1] / "unshipped"
+"""Texts of families that moec does not ship, written from the language reference alone."""
 
 # Without pad_token_id: transformers gives the embedding of a padding token no gradient.
 BASE: Mapping[str, Any] = {
@@ -24,7 +28,8 @@ BASE: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Family:
-    """`stem` names classes of transformers, `model` the shipped model that such checkpoints are imported as.
+    """`stem` names classes of transformers, `model` the shipped model that such checkpoints are imported as,
+    or a file of UNSHIPPED.
 
     `settings` are of the config, beyond those of BASE that are not in `without`.
     """
@@ -34,6 +39,11 @@ class Family:
     settings: Mapping[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     config_stem: str = ""
+
+    @property
+    def spec(self) -> str | None:
+        """The text to import with; None where the shipped one is found by the config."""
+        return str(UNSHIPPED / self.model) if self.model.endswith(".moe") else None
 
     def config(self) -> transformers.PretrainedConfig:
         """The config of transformers."""

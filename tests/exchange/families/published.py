@@ -11,6 +11,10 @@ import torch
 import transformers
 from torch import Tensor
 
+from moec import models
+from moec.cli.exchange.import_hf import import_checkpoint
+from moec.dsl.spec import Spec
+
 from .family import SEQUENCE, SEQUENCES, VOCAB
 from .table import FAMILIES
 
@@ -97,3 +101,8 @@ def _save_gradients(name: str, model: transformers.PreTrainedModel, directory: P
     for theirs, parameter in zip(twin.parameters(), model.parameters(), strict=True):
         theirs.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     twin.save_pretrained(directory)
+
+
+def read_in(name: str, checkpoint: Path, out: Path) -> Spec:
+    """`moec import` of a checkpoint of this row."""
+    return import_checkpoint(checkpoint, out, spec=FAMILIES[name].spec, find_model=models.read)

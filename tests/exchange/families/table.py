@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from . import corrected, softmax, wide
+from . import corrected, softmax, unshipped, wide
 from .family import Family
 
-FAMILIES: dict[str, Family] = {**softmax.FAMILIES, **corrected.FAMILIES, **wide.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **softmax.FAMILIES,
+    **corrected.FAMILIES,
+    **wide.FAMILIES,
+    **unshipped.FAMILIES,
+}
