@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from moec.dsl import syntax as s
@@ -65,6 +65,13 @@ def rebuild(expr: s.Expr, change: Callable[[s.Expr], s.Expr]) -> s.Expr:
             changed = _changed((start, stop), change)
             return expr if changed is None else replace(expr, start=changed[0], stop=changed[1])
     return expr
+
+
+def renamed(expr: s.Expr, names: Mapping[str, s.Expr]) -> s.Expr:
+    """The expression with other expressions in the place of some names."""
+    if isinstance(expr, s.Ref):
+        return names.get(expr.text, expr)
+    return rebuild(expr, lambda one: renamed(one, names))
 
 
 def _changed(parts: Sequence[s.Expr], change: Callable[[s.Expr], s.Expr]) -> tuple[s.Expr, ...] | None:

@@ -19,24 +19,32 @@ from moec.dsl.check.values import Scope, plain
 from moec.dsl.check.variants import Variants, Work, has_match, variants
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.quantities import group
-from moec.dsl.trees import walk
+from moec.dsl.trees import renamed, walk
 from moec.dsl.vocabulary import CONSTRUCTS
 
 
 def _is_value(expr: s.Expr, exprs: Mapping[str, s.Expr]) -> bool:
-    """Whether a binding is a number, a list or a pattern; of a match, whether its first arm is."""
-    seen: set[str] = set()
-    while isinstance(expr, s.Match | s.Ref):
-        if isinstance(expr, s.Match):
-            if not expr.arms:
-                return False
-            expr = expr.arms[0].value
-        elif expr.text in exprs and expr.text not in seen:
-            seen.add(expr.text)
-            expr = exprs[expr.text]
-        else:
-            return False
-    return s.is_number(expr) or is_pattern(expr) or isinstance(expr, s.ListOf)
+    """Whether a binding is a number, a list or a pattern; of a match, whether its first arm is.
+
+    An arm that is a word, such as `none`, does not tell, unless all of them are words.
+    """
+    waiting, seen, varies = [expr], set[str](), False
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, s.Match):
+            varies = True
+            waiting.extend(arm.value for arm in reversed(one.arms))
+        elif isinstance(one, s.Ref) and one.text in exprs and one.text not in seen:
+            seen.add(one.text)
+            waiting.append(exprs[one.text])
+        elif not (varies and is_word(one)):
+            return s.is_number(one) or is_pattern(one) or isinstance(one, s.ListOf)
+    return varies
+
+
+def is_word(expr: s.Expr) -> bool:
+    """Whether an expression is a word that stands for itself, wherever it is."""
+    return isinstance(expr, s.Ref) and expr.text in ("none", "true", "false")
 
 
 @dataclass(frozen=True)
@@ -232,7 +240,14 @@ class Checker:
         found = variants(exprs, self.matcher)
         if len(found.forms) > 1:
             self.work.spend(exprs.values(), len(found.forms), place.span)
-        return found
+        return replace(found, forms=tuple(map(self._with_words, found.forms)))
+
+    def _with_words(self, form: Mapping[str, s.Expr]) -> Mapping[str, s.Expr]:
+        """The form with words in the place of names that stand for them, as only numbers are read by name."""
+        scope = Scope({name: expr for name, expr in form.items() if name in self.bound.values})
+        resolved = {name: scope.resolve(expr) for name, expr in scope.values.items()}
+        words = {name: expr for name, expr in resolved.items() if is_word(expr)}
+        return {name: renamed(expr, words) for name, expr in form.items()} if words else form
 
     def within(self, form: Mapping[str, s.Expr]) -> Context:
         """The context with varying bindings replaced by one of their forms."""

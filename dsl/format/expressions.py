@@ -13,8 +13,8 @@ from moec.dsl.quantities import group
 WIDTH = 88
 INDENT = "    "
 
-_LOOSE = (s.Pipe, s.Sum, s.Product, s.Repeat)  # need parentheses inside `N of ...`
-_IN_PRODUCT = (s.Pipe, s.Sum, s.Product)  # need them inside a product
+_LOOSE = (s.Pipe, s.Sum, s.Repeat)  # need parentheses inside `N of ...`
+_IN_PRODUCT = (*_LOOSE, s.Product)  # need them inside a product
 
 
 # --- on one line ---
