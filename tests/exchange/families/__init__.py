@@ -1,4 +1,4 @@
-"""Small checkpoints of families, shipped ones and others, as transformers saves them, and what it computes with them."""
+"""Small checkpoints of families, as transformers saves them, and what it computes with them."""
 
 from __future__ import annotations
 
