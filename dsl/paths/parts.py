@@ -10,6 +10,7 @@ from moec.dsl.vocabulary import CHOOSERS, CONSTRUCTS, ROUTER_ORDER, Construct, R
 
 from .steps import ABSENT, Edit, NoPath, as_call, given, is_word, with_argument
 
+_SCORES = ("softmax", "sigmoid")  # which may stand after the choice, too
 Down = Callable[[s.Expr, Sequence[str], int, Edit], s.Expr]
 
 
@@ -103,13 +104,16 @@ def _switched(stages: list[s.Expr], name: str, index: int | None, value: s.Expr,
 
 def _inserted(stages: list[s.Expr], name: str, new: s.Expr) -> list[s.Expr]:
     """A stage in its place: a score before the choice, a factor after it."""
-    early = ("softmax", "sigmoid")
-    order = ROUTER_ORDER if name in early else tuple(reversed(ROUTER_ORDER))
-    group = next(group for group in order if name in group)
-    later = {one for after in ROUTER_ORDER[ROUTER_ORDER.index(group) + 1 :] for one in after}
+    choice = ROUTER_ORDER.index(CHOOSERS)
+    orders = [order for order, group in enumerate(ROUTER_ORDER) if name in group]
+    order = orders[0] if name in _SCORES else orders[-1]
     chosen = next((i for i, one in enumerate(stages) if _name(one) in CHOOSERS), len(stages))
-    start = 0 if ROUTER_ORDER.index(group) < ROUTER_ORDER.index(CHOOSERS) else chosen + 1
-    place = next((i for i in range(start, len(stages)) if _name(stages[i]) in later), len(stages))
+    if order < choice:
+        start, stop, groups = 0, chosen, ROUTER_ORDER[order + 1 : choice]
+    else:
+        start, stop, groups = chosen + 1, len(stages), ROUTER_ORDER[order + 1 :]
+    later = {one for group in groups for one in group}
+    place = next((i for i in range(start, stop) if _name(stages[i]) in later), stop)
     return [*stages[:place], new, *stages[place:]]
 
 
