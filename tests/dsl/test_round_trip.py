@@ -21,13 +21,13 @@ def attentions(draw: st.DrawFn, width: int) -> str:
     heads = draw(st.sampled_from([h for h in (1, 2, 4) if width % (2 * h) == 0]))
     arguments = [f"heads: {heads}"]
     options = {
-        "kv_heads": draw(st.sampled_from([str(k) for k in (1, 2, 4) if heads % k == 0])),
+        "kv_heads": draw(varying(st.sampled_from([str(k) for k in (1, 2, 4) if heads % k == 0]))),
         "head_dim": str(2 * draw(st.integers(1, 20))),
-        "rope": draw(st.sampled_from(["none", "rope()", f"rope(theta: {draw(NUMBERS)})"])),
+        "rope": draw(varying(st.sampled_from(["none", "rope()", f"rope(theta: {draw(NUMBERS)})"]))),
         "qkv_bias": draw(st.sampled_from(["true", "false"])),
         "qk_norm": draw(st.sampled_from(["none", "per_head(norm)", "full_width(rms_norm(eps: 0.1))"])),
         "clip": draw(st.sampled_from(["none", "8", "0.5"])),
-        "window": draw(st.sampled_from(["none", "4", "1K"])),
+        "window": draw(varying(st.sampled_from(["none", "4", "1K", "width / 4", "reach"]))),
     }
     for name in draw(st.lists(st.sampled_from(sorted(options)), unique=True)):
         arguments.append(f"{name}: {options[name]}")
@@ -37,9 +37,10 @@ def attentions(draw: st.DrawFn, width: int) -> str:
 @st.composite
 def mixtures(draw: st.DrawFn) -> str:
     count = draw(st.integers(1, 12))
-    top = f"top({draw(st.integers(1, count))})"
+    top = f"top({draw(varying(st.integers(1, count).map(str)))})"
     router = draw(st.sampled_from([f"softmax | {top}", f"softmax | {top} | renormalize", f"{top} | softmax"]))
-    parts = [f"experts: {count} of swiglu({draw(st.integers(1, 64))})", f"router: {router}"]
+    width = draw(st.sampled_from(["8", "2 * width", "width / 8 * 3", "match layer { listed => 4, _ => 8 }"]))
+    parts = [f"experts: {count} of swiglu({width})", f"router: {router}"]
     if draw(st.booleans()):
         parts.append(f"shared: 1 of swiglu({draw(st.integers(1, 64))})")
         parts.append(f"shared_gate: {draw(st.sampled_from(['true', 'false']))}")
@@ -64,8 +65,34 @@ def feed_forwards(draw: st.DrawFn, layers: int) -> str:
                 "x = experts(x)",
                 f"x += match layer {{ 0..{cut} => dense, _ => experts }}(norm(x))",
                 "x += match layer { listed => dense, every(2) => experts, _ => dense }(norm(x))",
+                "h = norm(x)\n x += experts(h) + 0.5 * dense(h)",
+                "h = norm(x)\n x += residual * norm2(experts(h) + h) / 3\n x = 2 * x",
+                "x += 2 * (residual * (dense(norm(x)) + experts(norm2(x))) + x)",
+                "x += match layer { shifted => dense(norm(x)), _ => sqrt(width) * experts(norm(x)) + x }",
+                f"s = match layer {{ 0..{cut} => dense, _ => experts }}(norm(x)), x += s * residual + s",
             ]
         )
+    )
+
+
+@st.composite
+def varying(draw: st.DrawFn, values: st.SearchStrategy[str]) -> str:
+    """A value, or one that a match gives."""
+    pattern = draw(st.none() | st.sampled_from(["0", "every(2)", "listed", "shifted"]))
+    return (
+        draw(values)
+        if pattern is None
+        else f"match layer {{ {pattern} => {draw(values)}, _ => {draw(values)} }}"
+    )
+
+
+@st.composite
+def outputs(draw: st.DrawFn) -> str:
+    arguments = [draw(st.sampled_from(["x", "norm(x)"]))]
+    arguments += draw(st.lists(st.sampled_from(["tied: true", "bias: true"]), unique=True))
+    value = f"linear({', '.join(arguments)})"
+    return draw(
+        st.sampled_from([value, f"{value} / 16", f"softcap({value}, 30)", f"softcap(2 * {value}, 30)"])
     )
 
 
@@ -77,8 +104,11 @@ def models(draw: st.DrawFn) -> str:
     return f"""
 model generated {{
     vocab = {draw(st.integers(1, 100_000))}, width = {width}, context = {draw(st.integers(32, 100_000))}
-    listed = {listed}
-    norm = {draw(norms())}
+    listed = {listed}, shifted = every({draw(st.integers(1, 4))}, offset: {draw(st.integers(0, 4))})
+    residual = {draw(st.sampled_from(["0.22", "sqrt(2) / 4", "match layer { listed => 1, _ => 0.5 }"]))}
+    reach = match layer {{ shifted => none, _ => 16 }}
+    norm = {draw(norms())}, norm2 = layer_norm(bias: false)
+    {draw(st.sampled_from(["", "x = 3 * embed(tokens)", "x = sqrt(width) * norm(embed(tokens))"]))}
     attention = {draw(attentions(width))}
     dense = swiglu({draw(st.integers(1, 20_000))})
     experts = {draw(mixtures())}
@@ -86,7 +116,7 @@ model generated {{
         x += attention(norm(x))
         {draw(feed_forwards(layers))}
     }}
-    logits = linear({draw(st.sampled_from(["x", "norm(x)"]))})
+    logits = {draw(outputs())}
 }}
 """
 
