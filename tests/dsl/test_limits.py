@@ -36,6 +36,47 @@ HOSTILE = {
     ),
     "many equations": (edited(SMALL, "x += experts", "x += x\n" * 3_000 + "x += experts"), c.TOO_LARGE),
     "long list": (edited(SMALL, "    norm  ", f"    a = [{'1, ' * 12_000}]\n    norm  "), c.TOO_LARGE),
+    "many matches": (
+        edited(
+            edited(SMALL, "layers 2", "layers 10_000"),
+            "    norm  ",
+            "".join(f"    g{i} = swiglu(match layer {{ every({i + 2}) => 1, _ => 2 }})\n" for i in range(60))
+            + "    norm  ",
+        ),
+        c.TOO_LARGE,
+    ),
+    "many kinds of layers": (
+        edited(
+            edited(SMALL, "layers 2", "layers 4_000"),
+            "4 of swiglu(96)",
+            "4 of swiglu("
+            + " * ".join(
+                "match layer { " + ", ".join(f"every({n}, offset: {i}) => {i + 1}" for i in range(n)) + " }"
+                for n in (11, 13, 17, 19)
+            )
+            + ")",
+        ),
+        c.TOO_LARGE,
+    ),
+    "long product": (edited(SMALL, "96", " * ".join(["1.5"] * 9_000)), c.TOO_LARGE),
+    "long sum": (edited(SMALL, "x += attention", "x += " + "x + " * 9_000 + "attention"), None),
+    "bindings in a long row": (
+        edited(
+            SMALL,
+            "    norm  ",
+            "".join(f"    a{i} = a{i + 1} * a{i + 1}\n" for i in range(2_000)) + "    a2000 = 2\n    norm  ",
+        ),
+        c.TOO_DEEP,
+    ),
+    "components in a long row": (
+        edited(
+            SMALL,
+            "    norm  ",
+            "".join(f"    a{i} = moe(experts: 2 of a{i + 1}, router: softmax | top(1))\n" for i in range(900))
+            + "    a900 = swiglu(1)\n    norm  ",
+        ),
+        c.TOO_DEEP,
+    ),
     "many layers": (edited(SMALL, "layers 2", "layers 10_001"), c.OUT_OF_RANGE),
     "many experts": (edited(SMALL, "4 of", "65_537 of"), c.OUT_OF_RANGE),
     "large vocabulary": (edited(SMALL, "320", "16_777_217"), c.OUT_OF_RANGE),
@@ -59,6 +100,41 @@ def test_answer(text: str, kind: c.Kind | None) -> None:
     assert kind.code in codes(found)
     assert len(found) <= limits.DIAGNOSTICS
     assert len(dsl.render_text(found)) < 100_000
+
+
+_INNER = limits.NESTING - 2  # of brackets that an equation can have inside of `model {` and `layers {`
+
+DEEP = {
+    "calls": ("norm(" * _INNER, "x", ")" * _INNER),
+    "sums of products": ("x + 2 * (" * _INNER, "x + x", ")" * _INNER),
+    "matches": ("x + 2 * match layer { _ => " * _INNER, "x", " }" * _INNER),
+    "calls of matches": (
+        "match layer { 0 => norm, _ => attention }(" * _INNER, "x", ")" * _INNER
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("start", "middle", "end"), DEEP.values(), ids=DEEP)
+def test_the_deepest_equation_is_answered(start: str, middle: str, end: str) -> None:
+    text = edited(SMALL, "attention(norm(x))", f"{start}{middle}{end}")
+    _accept_or_explain(text)
+    formatted = dsl.format_text(text)
+    assert dsl.format_text(formatted) == formatted
+    deeper = edited(SMALL, "attention(norm(x))", f"({start}{middle}{end})")
+    assert codes(errors(deeper)) == {c.TOO_DEEP.code}
+
+
+@pytest.mark.parametrize("opening", ["({})", "[{}]", "f(a: {})", "match layer {{ _ => {} }}", "sqrt({})"])
+def test_the_deepest_binding_is_answered(opening: str) -> None:
+    """With as many kinds of expression between two brackets as can stand there."""
+    value = "match layer { _ => x }" if "match" not in opening else "x"
+    depth = limits.NESTING - 1 - value.count("{")
+    for _ in range(depth):
+        value = "a | b + 2 * c of 3 * " + opening.format(value)
+    text = edited(SMALL, "    norm  ", f"    deep = {value}\n    norm  ")
+    assert c.TOO_DEEP.code not in codes(errors(text))
+    formatted = dsl.format_text(text)
+    assert dsl.format_text(formatted) == formatted
 
 
 def test_the_largest_legal_model_is_held_once_per_kind_of_layer() -> None:
