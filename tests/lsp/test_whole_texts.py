@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fuzz_texts import some
 from marked import shipped
 from moec import dsl, models
 from moec.lsp.complete import complete
@@ -154,6 +156,19 @@ def test_any_edit_of_a_text(data: st.DataObject) -> None:
 @given(st.lists(PIECES, max_size=25).map("".join), st.data())
 def test_any_text(text: str, data: st.DataObject) -> None:
     everything(text, data.draw(st.integers(0, len(text))))
+
+
+@pytest.mark.parametrize("start", range(0, 160, 20))
+def test_mutated_texts(start: int) -> None:
+    for number in range(start, start + 20):
+        text = some(number)[1]
+        everything(text, Random(number).randrange(len(text) + 1))
+
+
+@pytest.mark.parametrize("text", ["model m { a = }", "model m { a = \n b = swiglu(8) }"])
+def test_a_value_that_is_not_there_yet(text: str) -> None:
+    for offset in range(len(text)):
+        everything(text, offset)
 
 
 @pytest.mark.parametrize("end", range(0, len(shipped("tiny")), 37))

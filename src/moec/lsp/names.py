@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from moec.dsl.tokens import Token
 from moec.dsl.vocabulary import CONSTRUCTS, MODEL, RESERVED, Construct, Param
@@ -73,7 +74,7 @@ def find_names(outline: Outline, inherited: dict[str, Binding] | None = None) ->
 
 def _called(value: Sequence[Element]) -> Iterator[str]:
     """The constructs called by a value itself, not inside their arguments."""
-    for element, following in zip(value, (*value[1:], None), strict=True):
+    for element, following in zip_longest(value, value[1:]):
         if isinstance(element, Token):
             called = isinstance(following, Group) and following.opener and following.opener.kind == "LPAR"
             if called and element.text in CONSTRUCTS:
