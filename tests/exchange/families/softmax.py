@@ -14,6 +14,8 @@ DBRX_OTHERS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "max_position_embeddings",
 )  # fmt: skip
+# The experts' output is normed: with a small eps the norm would undo what multiplies all weights of a token.
+FLEX_OLMO = PLAIN | {"rms_norm_eps": 0.1}
 SHARED = SMALL | {"shared_expert_intermediate_size": 80}
 
 SHORT = [1.0, 1.1, 1.3, 1.6, 2.0, 2.5, 3.1, 3.8]
@@ -59,8 +61,8 @@ FAMILIES = {
     ),
     "olmoe": Family("Olmoe", "olmoe_1b_7b", PLAIN),
     "olmoe-clip": Family("Olmoe", "olmoe_1b_7b", PLAIN | {"clip_qkv": 0.5}),
-    "flex_olmo": Family("FlexOlmo", "flex_olmo", PLAIN | {"num_experts_per_tok": 3}),
-    "flex_olmo-renormalized": Family("FlexOlmo", "flex_olmo", PLAIN | {"norm_topk_prob": True}),
+    "flex_olmo": Family("FlexOlmo", "flex_olmo", FLEX_OLMO | {"num_experts_per_tok": 3}),
+    "flex_olmo-renormalized": Family("FlexOlmo", "flex_olmo", FLEX_OLMO | {"norm_topk_prob": True}),
     "phimoe": Family(
         "Phimoe",
         "phimoe",

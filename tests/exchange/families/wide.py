@@ -7,9 +7,11 @@ from .family import Family
 ERNIE = {
     "moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 48, "moe_num_shared_experts": 2,
 }  # fmt: skip
+# The experts' output is normed: with a small eps the norm would undo what multiplies all of it.
 AFMOE = {
     "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48, "num_shared_experts": 1,
     "head_dim": 24, "sliding_window": 8, "route_scale": 1.7, "num_dense_layers": 1, "mup_enabled": True,
+    "rms_norm_eps": 0.1,
 }  # fmt: skip
 MIMO = {
     "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48,
@@ -25,7 +27,9 @@ LONGCAT_OTHERS = ("intermediate_size", "num_hidden_layers", "num_key_value_heads
 
 FAMILIES = {
     "ernie4_5_moe": Family("Ernie4_5_Moe", "ernie4_5_moe", ERNIE),
-    "ernie4_5_moe-tied": Family("Ernie4_5_Moe", "ernie4_5_moe", ERNIE | {"tie_word_embeddings": True}),
+    "ernie4_5_moe-tied": Family(
+        "Ernie4_5_Moe", "ernie4_5_moe", ERNIE | {"moe_norm_min": 0.4, "tie_word_embeddings": True}
+    ),
     # Experts in layers 1 and 3: not in 5, which is behind the last one.
     "ernie4_5_moe-biased": Family(
         "Ernie4_5_Moe",
