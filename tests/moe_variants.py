@@ -36,36 +36,36 @@ MOE_VARIANTS: dict[str, dict[str, str]] = {
     "identity": {"moe": "identity: 3,", "experts": "5", "router": "softmax | top(3) | scale(1.5)"},
     "identity and capacity": {
         "experts": "5",
-        "expert": "swiglu(12, bias: true)",
+        "network": "swiglu(12, bias: true)",
         "moe": "identity: 1,",
         "router": "softmax | top(2) | capacity(0.7)",
     },
     # --- experts ---
     "gpt-oss": {
         "experts": "4",
-        "expert": "swiglu(12, bias: true, clamp: 0.2, alpha: 1.7, offset: 1)",
+        "network": "swiglu(12, bias: true, clamp: 0.2, alpha: 1.7, offset: 1)",
         "moe": "router_bias: true,",
         "router": "top(2) | softmax",
     },
     "biases of few rows": {
         "experts": "5",
-        "expert": "mlp(12, act: relu2, bias: true)",
+        "network": "mlp(12, act: relu2, bias: true)",
         "router": "softmax | top(1)",
     },
     "gelu": {
         "experts": "4",
-        "expert": "geglu(12, clamp_after: 0.1)",
+        "network": "geglu(12, clamp_after: 0.1)",
         "moe": "shared: 1 of mlp(8, act: gelu, bias: true), combine: average,",
     },
     "weighed input": {
         "experts": "5",
-        "expert": "swiglu(12, bias: true)",
+        "network": "swiglu(12, bias: true)",
         "moe": "weigh: input, shared: 1 of swiglu(8),",
         "router": "top(2) | sigmoid | capacity(0.8)",
     },
     "latent": {
         "experts": "5",
-        "expert": "mlp(12, act: relu)",
+        "network": "mlp(12, act: relu)",
         "moe": "latent: 8, latent_norm: norm, expert_norm: layer_norm(eps: 1e-3), shared: 1 of swiglu(8),",
         "router": "sigmoid | correction_bias | top(2) | renormalize | capacity(0.8)",
     },

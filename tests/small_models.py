@@ -30,9 +30,9 @@ model small {{
 
     norm      = {norm}
     attention = {mixer}({heads}, {attention})
-    dense     = swiglu(20)
+    dense     = {dense}
     experts   = moe(
-        experts: {experts} of {expert},
+        experts: {experts} of {network},
         {moe}
         router:  {router},
         balance: {balance},
@@ -62,7 +62,8 @@ _PLAIN = {
     "heads": "heads: 4, kv_heads: 2, head_dim: 4",
     "attention": "rope: rope(theta: 100)",
     "experts": "4",
-    "expert": "swiglu(12)",
+    "network": "swiglu(12)",
+    "dense": "swiglu(20)",
     "moe": "",
     "router": "softmax | top(2) | renormalize",
     "balance": "aux_loss(0.02)",

@@ -7,7 +7,6 @@ from functools import partial
 from torch import fx
 
 from moec.compiler import model_ops
-from moec.compiler.errors import CompileError
 from moec.dsl.spec import AuxLoss, Moe, Origin, SequenceAuxLoss, ZLoss
 
 from .router import Routing
@@ -51,12 +50,6 @@ def _add_aux(scope: LayerScope, term: AuxLoss, moe: Moe, routing: Routing, load:
 
 
 def _add_sequence_aux(scope: LayerScope, term: SequenceAuxLoss, routing: Routing) -> None:
-    if routing.scores is routing.logits:
-        raise CompileError(
-            "sequence_aux_loss takes the router's scores, and these are logits",
-            term.origin,
-            "softmax, sigmoid or sqrt_softplus before the choice",
-        )
     facts = scope.facts
     loss = scope.call(
         model_ops.sequence_balance_loss,

@@ -172,7 +172,8 @@ def nll_loss_backward(
 
 
 def gelu_backward(grad_output: Tensor, self: Tensor, *, approximate: str = "none") -> Tensor:
-    """`aten.gelu_backward`, which takes the dtype of one of both for that of the other."""
+    """`aten.gelu_backward`, which takes shape and dtype of one of both for those of the other."""
+    require(grad_output.shape == self.shape, "gradient and input have one shape", grad_output, self)
     check_alike(grad_output, self)
     found: Tensor = torch.ops.aten.gelu_backward.default(grad_output, self, approximate=approximate)
     return found

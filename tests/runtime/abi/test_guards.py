@@ -162,6 +162,39 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
         (ones(4, 8), ones(4, 8), order(10**8, 2)),
         "sum is the 4 rows",
     ),
+    "counts past the rows, with a tail": (
+        "expert_mm",
+        (ones(4, 8), ones(2, 8, 8), order(2, 3), True),
+        "sum is at most the 4 rows",
+    ),
+    "counts past the rows of gradients, with a tail": (
+        "expert_mm_weight_grad",
+        (ones(4, 8), ones(4, 8), order(5, 0), True),
+        "sum is at most the 4 rows",
+    ),
+    "negative counts, with a tail": (
+        "expert_mm",
+        (ones(4, 8), ones(2, 8, 8), order(-2, 4), True),
+        "counts are 0 or more",
+    ),
+    "biases of another width": (
+        "expert_add",
+        (ones(4, 8), ones(2, 4), order(2, 2)),
+        "takes .R, out., .e, out",
+    ),
+    "biases of fewer experts": (
+        "expert_add",
+        (ones(4, 8), ones(1, 8), order(2, 2)),
+        "takes .R, out., .e, out",
+    ),
+    "biases in float64": ("expert_add", (ones(4, 8), ones(2, 8).double(), order(2, 2)), "of one dtype"),
+    "more rows with a bias than there are": (
+        "expert_add",
+        (ones(4, 8), ones(2, 8), order(2, 10**8)),
+        "sum is at most the 4 rows",
+    ),
+    "more rows to add than there are": ("expert_sum", (ones(4, 8), order(2, 10**8)), "at most the 4 rows"),
+    "sums of rows without width": ("expert_sum", (ones(4), order(2, 2)), "rows are"),
     "a permutation in two dims": (
         "inverse_permutation",
         (ones(2, 2, dtype=INT),),
@@ -247,6 +280,7 @@ def test_operands_that_do_not_fit_are_refused(case: str) -> None:
             "a mean or a sum",
         ),
         ("gelu_backward.default", (ones(8), ones(8, dtype=torch.bfloat16)), "one dtype"),
+        ("gelu_backward.default", (ones(4).bfloat16(), ones(4, 8, 50).bfloat16()), "one shape"),
         ("embedding_dense_backward.default", (ones(4, 8), order(*[10**9] * 4), 10, -1, True), "by frequency"),
     ],
 )
@@ -262,6 +296,16 @@ OUTSIDE: dict[str, Callable[[], Any]] = {
     "nll": lambda: INSTRUCTIONS["aten.nll_loss_forward.default"](ones(1, 4), order(9), None, 1, -100),
     "nll backward": lambda: INSTRUCTIONS["aten.nll_loss_backward.default"](
         ones(), ones(1, 4), order(9), None, 1, -100, ones()
+    ),
+    "gather": lambda: INSTRUCTIONS["aten.gather.default"](ones(4, 2), 1, order(9).unsqueeze(0)),
+    "gather of a repeated index": lambda: INSTRUCTIONS["aten.gather.default"](
+        ones(4, 2), 0, order(9).unsqueeze(1).expand(1, 2)
+    ),
+    "scatter_add": lambda: INSTRUCTIONS["aten.scatter_add.default"](
+        ones(4, 2), 1, order(9).unsqueeze(0), ones(1, 1)
+    ),
+    "scatter_add of a repeated index": lambda: INSTRUCTIONS["aten.scatter_add.default"](
+        ones(4, 2), 0, order(-9).unsqueeze(1).expand(1, 2), ones(1, 2)
     ),
     "repeat": lambda: INSTRUCTIONS["aten.repeat_interleave.Tensor"](order(1000), output_size=3),
     "inverse": lambda: INSTRUCTIONS["moec.inverse_permutation"](order(0, 9)),

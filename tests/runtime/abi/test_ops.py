@@ -16,7 +16,6 @@ from moec.runtime.abi import (
     attention_ops,
     collective_ops,
     counter_ops,
-    expert_kernels,
     expert_ops,
     registry,
     routing_ops,
@@ -95,48 +94,6 @@ def test_permute_rows_is_undone_by_its_inverse(order: list[int]) -> None:
     assert torch.equal(routing_ops.permute_rows(moved, routing_ops.inverse_permutation(there), there), x)
 
 
-def plain_expert_mm(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    expert = torch.arange(len(counts)).repeat_interleave(counts)
-    return torch.einsum("ri,roi->ro", x, weight[expert])
-
-
-@pytest.mark.parametrize("counts", [[2, 0, 3, 0], [0, 0, 0, 0], [0, 0, 0, 7], [1, 1, 1, 1]], ids=str)
-@pytest.mark.parametrize(("width", "out"), [(4, 8), (8, 4), (3, 5), (4, 1), (1, 1)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_expert_mm_with_empty_experts_no_rows_and_odd_widths(
-    counts: list[int], width: int, out: int, dtype: torch.dtype
-) -> None:
-    """float32 of aligned widths takes torch's grouped product, all else a product per expert."""
-    rows = sum(counts)
-    x, weight = random(rows, width).to(dtype), random(4, out, width, seed=1).to(dtype)
-    grad, at = random(rows, out, seed=2).to(dtype), torch.tensor(counts)
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    close(expert_ops.expert_mm(x, weight, at), plain_expert_mm(x, weight, at), tolerance)
-    close(
-        expert_ops.expert_mm(grad, weight.transpose(1, 2), at),
-        plain_expert_mm(grad, weight.mT, at),
-        tolerance,
-    )
-    expert = torch.arange(4).repeat_interleave(at)
-    expected = torch.stack([grad[expert == e].T @ x[expert == e] for e in range(4)])
-    close(expert_ops.expert_mm_weight_grad(grad, x, at), expected, tolerance)
-
-
-@pytest.mark.parametrize("width", [4, 8, 20])
-def test_both_kernels_of_expert_mm_agree(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight, grad = (
-        random(5, width).float(),
-        random(4, 12, width, seed=1).float(),
-        random(5, 12, seed=2).float(),
-    )
-    assert expert_kernels._grouped_accepts(x, 12, width)
-    grouped = expert_ops.expert_mm(x, weight, COUNTS), expert_ops.expert_mm_weight_grad(grad, x, COUNTS)
-    monkeypatch.setattr(expert_kernels, "_grouped_accepts", lambda *_: False)
-    looped = expert_ops.expert_mm(x, weight, COUNTS), expert_ops.expert_mm_weight_grad(grad, x, COUNTS)
-    for one, other in zip(grouped, looped, strict=True):
-        close(one, other, 1e-6)
-
-
 # --- gradients by finite differences ---
 
 
@@ -144,6 +101,7 @@ def gradients() -> list[Any]:
     order, inverse = ROUTE.order, ROUTE.inverse
     x, rows, weights = (random(*s, grad=True) for s in ((5, 3), (10, 3), (5, 2)))
     sorted_rows, experts = random(5, 3, grad=True), random(4, 2, 3, seed=1, grad=True)
+    biases = random(4, 3, seed=2, grad=True)
     heads, few = random(1, 4, 4, 2, grad=True), random(1, 4, 2, 2, seed=1, grad=True)
     wide, sinks, norm = (
         random(1, 4, 2, 3, seed=2, grad=True),
@@ -155,6 +113,12 @@ def gradients() -> list[Any]:
         pytest.param(lambda r, w: routing_ops.combine(r, w, order, inverse), (rows, weights), id="combine"),
         pytest.param(lambda r: routing_ops.permute_rows(r, order, inverse), (rows,), id="permute_rows"),
         pytest.param(lambda r, w: expert_ops.expert_mm(r, w, COUNTS), (sorted_rows, experts), id="expert_mm"),
+        pytest.param(
+            lambda r, w: expert_ops.expert_mm(r, w, COUNTS, True),
+            (rows, experts),
+            id="expert_mm-tail",
+        ),
+        pytest.param(lambda r, b: expert_ops.expert_add(r, b, COUNTS), (rows, biases), id="expert_add"),
         pytest.param(lambda t, w: row_ops.rms_norm(t, w, 1e-2)[0], (x, norm), id="rms_norm"),
         pytest.param(lambda t: row_ops.rms_norm(t, None, 1e-2)[0], (x,), id="rms_norm-no-weight"),
         pytest.param(lambda t, w: row_ops.layer_norm(t, w, w, 1e-2)[0], (x, norm), id="layer_norm"),
@@ -208,7 +172,13 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "expert_mm": [
             (random(5, 3, grad=True), random(4, 2, 3, grad=True), COUNTS),
             (random(0, 3, grad=True), random(4, 2, 3, grad=True), nothing),
+            (random(7, 3, grad=True), random(4, 2, 3, grad=True), COUNTS, True),
         ],
+        "expert_add": [
+            (random(7, 3, grad=True), random(4, 3, grad=True), COUNTS),
+            (random(0, 3, grad=True), random(4, 3, grad=True), nothing),
+        ],
+        "expert_sum": [(random(7, 3), COUNTS), (empty, nothing)],
         "expert_mm_weight_grad": [(random(5, 2), random(5, 3), COUNTS), (random(0, 2), empty, nothing)],
         "rms_norm": [
             (random(5, 3, grad=True), norm, 1e-3), (random(2, 0, 3), norm, 1e-3),
