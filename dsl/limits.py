@@ -33,7 +33,7 @@ WIDTH = 1 << 20  # of the residual stream
 FFN_WIDTH = 1 << 24
 HEADS = 65_536
 HEAD_DIM = 65_536
-ITERATIONS = 1_000  # of sinkhorn
+ITERATIONS = 100  # of sinkhorn, each of them some ten instructions of a program
 CONTEXT = 1 << 27
 PARAMETERS = 10**15  # of the whole model
 

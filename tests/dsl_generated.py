@@ -11,6 +11,7 @@ Text = st.SearchStrategy[str]
 
 WIDTH, LAYERS = 64, 4
 POSITIVE = st.sampled_from(["0.1", "1e-5", "2.5", "1", "3e2", "0.000_1", "half", "1 / 3", "sqrt(5)"])
+ORDER = st.sampled_from(["0.1", "1", "2.5", "half", "100"])
 FLAG = st.sampled_from(["true", "false"])
 EPS = st.sampled_from(["1e-6", "0.5", "half"])
 
@@ -190,7 +191,7 @@ def routers(draw: Draw, groups: bool) -> str:
         group = _call(draw, "groups", {"by": by, "fill": fill}, "4", "keep: 2")
         stages += [group] if groups and draw(st.booleans()) else []
     stages += [chooser, *([draw(st.sampled_from(["softmax", "sigmoid"]))] if late else [])]
-    renormalize = _call(draw, "renormalize", {"eps": POSITIVE, "minimum": POSITIVE, "p": POSITIVE})
+    renormalize = _call(draw, "renormalize", {"eps": POSITIVE, "minimum": POSITIVE, "p": ORDER})
     stages += draw(st.sampled_from([[], ["renormalize"], [renormalize]]))
     stages += draw(st.lists(POSITIVE.map("scale({})".format), max_size=1))
     stages += draw(st.sampled_from([[], ["expert_scale"], ["expert_scale", "capacity(1.25)"]]))

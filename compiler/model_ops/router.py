@@ -118,10 +118,15 @@ def sparsemixer(logits: Tensor, k: int, jitter: float) -> tuple[Tensor, Tensor]:
 
 def renormalize(weights: Tensor, eps: float, minimum: float, p: float) -> Tensor:
     """(T, K) -> weights / max(norm + eps, minimum), their p-norm over K."""
-    norm = (weights if p == 1.0 else weights.abs().pow(p)).sum(-1, keepdim=True)
-    norm = norm if p == 1.0 else norm.pow(1.0 / p)
+    norm = weights.sum(-1, keepdim=True) if p == 1.0 else _norm(weights.abs(), p)
     norm = norm + eps if eps else norm
     return weights / (norm.clamp(min=minimum) if minimum else norm)
+
+
+def _norm(sizes: Tensor, p: float) -> Tensor:
+    """(T, K) -> (T, 1): of sizes relative to the largest, as powers of small numbers may be 0."""
+    largest = sizes.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(sizes.dtype).tiny)
+    return (sizes / largest).pow(p).sum(-1, keepdim=True).pow(1.0 / p) * largest
 
 
 def expert_scale(weights: Tensor, chosen: Tensor, scale: Tensor) -> Tensor:
@@ -135,7 +140,7 @@ def with_room(chosen: Tensor, sequence: int, experts: int, factor: float) -> Ten
     An expert takes ceil(factor * S * K / E) choices of a sequence, in order of token and choice.
     """
     tokens, k = chosen.shape
-    capacity = math.ceil(Fraction(repr(factor)) * sequence * k / experts)
+    capacity = min(sequence, math.ceil(Fraction(repr(factor)) * sequence * k / experts))
     of_sequence = torch.arange(tokens, device=chosen.device).unsqueeze(1) // sequence
     queue = (of_sequence * experts + chosen).reshape(-1)  # one for every sequence and expert
     order = queue.argsort(stable=True)

@@ -140,7 +140,7 @@ STAGES = (
         (
             Param("eps", "number, at least 0", "0", meaning="added to the norm"),
             Param("minimum", "number, at least 0", "0", meaning="the least divisor"),
-            Param("p", "positive number", "1", meaning="the order of the norm; 1 is the plain sum"),
+            Param("p", "number in [0.1, 100]", "1", meaning="the order of the norm; 1 is the plain sum"),
         ),
         meaning="weights divided by max(norm + eps, minimum), norm = (sum over the chosen of "
         "|weight|^p)^(1/p).",

@@ -413,3 +413,17 @@ def test_a_score_too_small_for_its_dtype_has_a_gradient() -> None:
     assert scores[0, 0] < 1e-100
     assert slope[0, :2].tolist() == [0.0, 0.0]
     assert slope[0, 2] > 0.2
+
+
+def test_a_norm_of_high_order_of_small_weights_is_their_largest() -> None:
+    """Their powers, 1e-1000 here, are 0."""
+    weights = torch.tensor([[1e-10, 3e-11]], dtype=torch.float64, requires_grad=True)
+    found = model_ops.renormalize(weights, 0.0, 0.0, 100.0)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0.3]], dtype=torch.float64))
+    (slope,) = torch.autograd.grad(found[0, 1], weights)
+    torch.testing.assert_close(slope, torch.tensor([[-3e9, 1e10]], dtype=torch.float64))
+
+
+def test_room_for_more_than_there_is_drops_nothing() -> None:
+    chosen = torch.zeros((6, 1), dtype=torch.int64)
+    assert model_ops.with_room(chosen, 6, 4, 1e30).all()

@@ -77,7 +77,8 @@ def _sparsemixer(read: Read) -> m.SparseMixer:
 def _renormalize(read: Read) -> m.Renormalize:
     eps = read.real("eps", 0.0, low_open=False)
     minimum = read.real("minimum", 0.0, low_open=False)
-    return m.Renormalize(eps, minimum, read.real("p", 1.0), read.origin)
+    p = read.real("p", 1.0, low=0.1, high=100.0, low_open=False)
+    return m.Renormalize(eps, minimum, p, read.origin)
 
 
 _STAGES: Mapping[str, Callable[[Read], m.RouterStage]] = {
