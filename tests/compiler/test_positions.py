@@ -76,6 +76,7 @@ PEERS: dict[str, tuple[RopeScaling, dict[str, Any]]] = {
     "yarn of no longer a context": (Yarn(1.0, 256), yarn(factor=1.0)),
     "yarn within one pair": (Yarn(2.0, 8, 1.1, 1.0), yarn(factor=2.0, beta_fast=1.1, beta_slow=1.0)
         | {"original_max_position_embeddings": 8}),
+    "yarn with a step": (Yarn(16.0, 256, 1.0, 1.0), yarn(beta_fast=1.0, beta_slow=1.0)),
     "llama3": (Llama3Scaling(8.0, 512, 1.0, 4.0), llama3(1.0, 4.0)),
     "llama3 without a ramp": (Llama3Scaling(8.0, 512, 3.0, 3.0), llama3(3.0, 3.0)),
     "longrope": (LongRope(SHORT, LONG, 512), longrope()),

@@ -90,7 +90,7 @@ CASES: Cases = _shared() | {
     ("yarn", "original"): _gqa(
         "yarn(factor: 4, original: 4K)", m.Rope(10_000.0, scaling=replace(YARN, original=4096))
     ),
-    ("yarn", "beta_fast"): _yarn("beta_fast: 16", beta_fast=16.0),
+    ("yarn", "beta_fast"): _yarn("beta_fast: 1", beta_fast=1.0),  # as beta_slow: a step, as in Kimi K2
     ("yarn", "beta_slow"): _yarn("beta_slow: 2", beta_slow=2.0),
     ("yarn", "mscale"): _yarn("mscale: 0.7, mscale_all_dim: 1", mscale=0.7, mscale_all_dim=1.0),
     ("yarn", "mscale_all_dim"): (

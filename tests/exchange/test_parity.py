@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from exchange.families import FAMILIES, Published, read_in
+from exchange.families import FAMILIES, Published, comparable, read_in
 from exchange.parity import GRADIENT_TOLERANCE, logits_apart, losses_apart, shifted, tensors
-from moec import dsl
 from moec.cli.exchange.logits import logits
 from moec.compiler.reference import reference_step
 from moec.dsl.parameters import model_parameters
@@ -38,19 +37,19 @@ def test_losses_and_gradients_are_those_of_transformers(
     name: str, published: Callable[[str], Published], imported: Callable[[str], Path], tmp_path: Path
 ) -> None:
     wanted = published(name)
-    spec = dsl.load(imported(name) / "model.moe")
+    model = comparable(imported(name))
     weights, targets = tensors(imported(name)), shifted(wanted.ids)
-    found = reference_step(spec.model, weights, wanted.ids, targets, micro_batches=1)
-    assert losses_apart(spec.model, found.losses, wanted) <= 1
+    found = reference_step(model, weights, wanted.ids, targets, micro_batches=1)
+    assert losses_apart(model, found.losses, wanted) <= 1
     read_in(name, wanted.gradients, tmp_path / "gradients")
     theirs = tensors(tmp_path / "gradients")
-    assert found.gradients.keys() == set(trained(spec.model))
+    assert found.gradients.keys() == set(trained(model))
     for parameter, gradient in found.gradients.items():
         difference = torch.linalg.vector_norm(gradient - theirs[parameter])
         assert difference <= GRADIENT_TOLERANCE * torch.linalg.vector_norm(theirs[parameter]), parameter
     unused = {parameter for parameter, gradient in theirs.items() if not gradient.count_nonzero()}
     assert all(parameter.endswith(".correction") or ".expert." in parameter for parameter in unused)
-    for layer in range(len(spec.model.layers)):  # of each layer's experts some are chosen
+    for layer in range(len(model.layers)):  # of each layer's experts some are chosen
         experts = {p for p in found.gradients if p.startswith(f"layers.{layer}.") and ".expert." in p}
         assert not experts or experts - unused
 

@@ -24,9 +24,9 @@ Import = Callable[[str], Path]
 IRRELEVANT = {"_name_or_path", "dtype", "transformers_version"}
 
 UNKNOWN = {
-    "attention_method", "load_balance_coeff", "mla_scale_kv_lora", "mla_scale_q_lora", "n_group",
-    "norm_topk_prob", "route_norm", "router_bias", "router_z_loss_coef", "score_func", "topk_group",
-    "zero_expert_type",
+    "attention_method", "load_balance_coeff", "mla_scale_kv_lora", "mla_scale_q_lora", "moe_layer_freq",
+    "n_group", "norm_topk_prob", "route_norm", "router_bias", "router_z_loss_coef", "score_func",
+    "scoring_func", "topk_group", "topk_method", "zero_expert_type",
 }  # fmt: skip
 """Keys that transformers does not read, and other programs do."""
 

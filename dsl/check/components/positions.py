@@ -127,9 +127,9 @@ def _check_exponent(read: Read, dims: int | None) -> None:
 def _yarn(read: Read, dims: int | None, rotated: Rotated) -> m.Yarn:
     factor, original = _factor(read), read.tokens("original", 1)
     fast, slow = read.real("beta_fast", 32.0), read.real("beta_slow", 1.0)
-    if fast <= slow:
+    if fast < slow:
         label = f"the ramp goes from beta_fast = {fast:g} turns down to beta_slow = {slow:g}"
-        read.report(c.BAD_POSITION, ("beta_fast", "beta_slow"), label, "beta_fast must be the larger")
+        read.report(c.BAD_POSITION, ("beta_fast", "beta_slow"), label, "beta_fast must not be the smaller")
     _check_theta(read)
     mscale, all_dim = read.maybe_real("mscale"), read.maybe_real("mscale_all_dim")
     _check_mscale(read, mscale, all_dim, rotated)

@@ -11,9 +11,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from moec import models
+from moec import dsl, models
 from moec.cli.exchange.import_hf import import_checkpoint
-from moec.dsl.spec import Spec
+from moec.compiler.build.statistics import statistics_of
+from moec.dsl.spec import ModelSpec, Spec
 
 from .family import SEQUENCE, SEQUENCES, VOCAB
 from .table import FAMILIES
@@ -33,7 +34,6 @@ class Published:
     logits: Tensor
     loss: float
     aux_loss: float | None
-    coefficient: float  # of aux_loss, in loss
     gradients: Path
 
 
@@ -90,7 +90,6 @@ def publish(name: str, directory: Path) -> Published:
         out.logits.detach(),
         out.loss.item(),
         None if aux_loss is None else aux_loss.item(),
-        0.0 if aux_loss is None else float(model.router_aux_loss_coef),  # type: ignore[arg-type]
         directory / "gradients",
     )
 
@@ -101,6 +100,14 @@ def _save_gradients(name: str, model: transformers.PreTrainedModel, directory: P
     for theirs, parameter in zip(twin.parameters(), model.parameters(), strict=True):
         theirs.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     twin.save_pretrained(directory)
+
+
+def comparable(imported: Path) -> ModelSpec:
+    """The model of an import, without the sequence-wise loss of its paper: transformers has none."""
+    model = dsl.load(imported / "model.moe").model
+    if statistics_of(model).sequence_aux is None:
+        return model
+    return dsl.load(imported / "model.moe", ["experts.balance=none"]).model
 
 
 def read_in(name: str, checkpoint: Path, out: Path) -> Spec:
