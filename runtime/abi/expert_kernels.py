@@ -49,7 +49,7 @@ def expert_add_kernel(x: Tensor, bias: Tensor, counts: Tensor) -> Tensor:
     check_expert_add(x, bias, counts)
     row = torch.arange(x.shape[0], device=x.device)
     expert = torch.searchsorted(counts.cumsum(0), row, right=True)  # e for what is behind the last
-    return x + torch.cat([bias, bias.new_zeros((1, bias.shape[1]))]).index_select(0, expert)
+    return torch.cat([bias, bias.new_zeros((1, bias.shape[1]))]).index_select(0, expert).add_(x)
 
 
 def expert_sum_kernel(rows: Tensor, counts: Tensor) -> Tensor:
