@@ -98,8 +98,11 @@ def model_parameters(model: ModelSpec) -> Iterator[tuple[str, Parameter]]:
     """(region prefix, parameter) over the whole model: embedding, layers in order, head."""
     for parameter in embed_parameters(model):
         yield "", parameter
+    of_kind: dict[int, tuple[Parameter, ...]] = {}
     for index, layer in enumerate(model.layers):
-        for parameter in layer_parameters(layer, model.width):
+        if id(layer) not in of_kind:  # layers of one kind are one object
+            of_kind[id(layer)] = layer_parameters(layer, model.width)
+        for parameter in of_kind[id(layer)]:
             yield f"layers.{index}", parameter
     for parameter in head_parameters(model):
         yield "", parameter
