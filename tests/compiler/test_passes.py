@@ -115,10 +115,36 @@ def test_layouts_say_where_values_are() -> None:
     assert found["attention_q"] == Whole()
     assert found["experts_expert_each_gate"] == AtExperts("expert")
     assert found["dispatch"] == Batch()
-    assert found["expert_mm"] == found["silu_gate"] == AtExperts("expert")
+    assert found["expert_mm"] == found["gated"] == AtExperts("expert")
     assert found["expert_load"] == found["balance_loss"] == Partial("data")
     assert found["micro_tokens"] == Whole()
     assert found["add_1"] == Batch()
+
+
+def test_what_follows_rows_to_experts() -> None:
+    """Products and their biases, and a norm of their outputs, whose weight is that of all experts."""
+    region = placed(small_spec("latent", network="mlp(12, bias: true)"), EIGHT_RANKS)
+    found = {node.name: layout(node) for node in region.nodes() if node.op != "output"}
+    at_experts = ("expert_mm", "expert_add", "activate", "expert_mm_1", "expert_add_1", "layer_norm")
+    assert {found[name] for name in at_experts} == {AtExperts("expert")}
+    assert found["experts_expert_each_up_bias"] == AtExperts("expert")
+    assert found["experts_expert_norm"] == Whole()
+    assert found["dispatch"] == found["combine"] == found["with_room"] == Batch()
+
+
+def test_weights_multiply_rows_before_they_travel() -> None:
+    region = partitioned(small_spec("weighed input"), EIGHT_RANKS)
+    (there, back) = (n for n in region.nodes() if n.target is exchange_ops.all_to_all)
+    assert there.args[0].target is model_ops.weigh_rows  # type: ignore[union-attr]
+    assert back.args[3] == value(there.args[0]).shape[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mesh", "tail"), [(ONE_RANK, True), (EIGHT_RANKS, False)], ids=["one", "eight"])
+def test_what_is_not_sent_does_not_arrive(mesh: Mesh, tail: bool) -> None:
+    """Where rows stay, those of no expert follow the others; experts elsewhere get their own rows only."""
+    region = partitioned(small_spec("identity and capacity"), mesh)
+    tails = {node.args[3] for node in region.nodes() if node.target is model_ops.expert_mm}
+    assert tails == {tail}
 
 
 @pytest.mark.parametrize(("expert", "local"), [(1, 5), (2, 3), (4, 2), (8, 1)])
@@ -132,6 +158,7 @@ def test_experts_are_cut_alike_for_all_ranks(expert: int, local: int) -> None:
     assert stored["experts.router"] == (5, 16)
     (group,) = (n for n in region.nodes() if n.target is model_ops.group_by_expert)
     assert value(group)[2].shape == (local * expert,)
+    assert group.args[1] == 5
     loads = [value(n).shape for n in region.nodes() if n.target is model_ops.expert_load]
     assert loads == [(5,)]
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import fx
 
-from moec.compiler import exchange_ops
+from moec.compiler import exchange_ops, model_ops
 from moec.compiler.errors import InternalCompilerError
 from moec.compiler.graph import LAYOUT, ORIGIN, VAL, PartitionedRegion, layout, set_layout
 from moec.compiler.layout import AtExperts
 from moec.compiler.verify.regions import verify_marked, verify_partitioned, verify_placed, verify_reference
 from moec.runtime.abi.mesh import Mesh
+from small_models import small_spec
 
 from .faults import SPEC, caught, first, node
 from .stages import EIGHT_RANKS, marked, partitioned, placed, reference
@@ -25,8 +26,8 @@ from .stages import EIGHT_RANKS, marked, partitioned, placed, reference
 
 
 def foreign_operation(graph: fx.Graph) -> str:
-    node(graph, "silu_gate").target = torch.mul
-    return f"%silu_gate (small.moe:11) {torch.mul} is no operation of this level"
+    node(graph, "gated").target = torch.mul
+    return f"%gated (small.moe:11) {torch.mul} is no operation of this level"
 
 
 def collective_in_reference(graph: fx.Graph) -> str:
@@ -84,8 +85,8 @@ def swapped_layout(region: PartitionedRegion) -> str:
 
 
 def lost_layout(region: PartitionedRegion) -> str:
-    del node(region.graph, "silu_gate").meta[LAYOUT]
-    return "%silu_gate (small.moe:11) has no layout"
+    del node(region.graph, "gated").meta[LAYOUT]
+    return "%gated (small.moe:11) has no layout"
 
 
 def summand_that_says_whole(region: PartitionedRegion) -> str:
@@ -94,9 +95,9 @@ def summand_that_says_whole(region: PartitionedRegion) -> str:
 
 
 def joined_layouts(region: PartitionedRegion) -> str:
-    gate = node(region.graph, "silu_gate")
+    gate = node(region.graph, "gated")
     gate.args = (gate.args[0], node(region.graph, "dispatch"))
-    return "%silu_gate (small.moe:11) says at experts(expert), but gives no layout"
+    return "%gated (small.moe:11) says at experts(expert), but gives no layout"
 
 
 @pytest.mark.parametrize("fault", [swapped_layout, lost_layout, summand_that_says_whole, joined_layouts])
@@ -119,6 +120,16 @@ def mark_of_another_layout(region: PartitionedRegion) -> str:
     mark = first(region.graph, exchange_ops.redistribute)
     set_layout(mark, AtExperts("shard"))
     return "%expert_mm (small.moe:11) argument 0, %redistribute, is not at experts(expert)"
+
+
+def test_a_bias_needs_the_rows_of_its_experts() -> None:
+    """Also where the rows come from something else than a product."""
+    region = marked(small_spec("gpt-oss"), EIGHT_RANKS)
+    verify_marked(region, EIGHT_RANKS)
+    bias = first(region.graph, model_ops.expert_add)
+    bias.args = (node(region.graph, "dispatch"), *bias.args[1:])
+    message = "%expert_add (small.moe:11) argument 0, %dispatch, is not at experts(expert)"
+    caught(lambda: verify_marked(region, EIGHT_RANKS), message)
 
 
 @pytest.mark.parametrize("fault", [lost_mark, mark_of_another_layout])

@@ -19,6 +19,7 @@ from moec.runtime.guard import describe
 from moec.runtime.state import TrainState
 from moec.runtime.transport.api import Group, Handle, TransportError
 from moec.runtime.transport.common import Ready
+from moec.runtime.transport.single import SingleGroup
 from small_models import batch_of, small_spec
 
 CPU = torch.device("cpu")
@@ -150,6 +151,40 @@ def test_collectives_go_to_the_group_of_their_axis() -> None:
     assert shard.asked == [("all_gather", [5.0, 6.0]), ("reduce_scatter", [5.0, 6.0])]
     assert expert.asked == [("all_to_all", [5.0, 6.0], [1, 1], [1, 1]), ("all_reduce", [5.0, 6.0])]
     assert [value.item() for value in found] == [2.0, 1.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize(("sent", "rows"), [(3, 3), (3, 5), (1, 1), (1, 4), (0, 0), (0, 2)])
+def test_rows_behind_those_that_are_sent_stay_and_zeros_fill_up(sent: int, rows: int) -> None:
+    """Of three rows; what arrives comes first."""
+    given, counts = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([sent])
+    (found,) = execute(
+        program(
+            "x y",
+            [("h", "moec.all_to_all_start", (x, y, y, rows, "expert")), ("z", "moec.wait", (Ref("h"),))],
+            [Ref("z")],
+        ),
+        groups={"expert": SingleGroup(CPU)},
+        arguments=[given, counts],
+    )
+    assert found.tolist() == [[1.0], [2.0], [3.0]][:sent] + [[0.0]] * (rows - sent)
+
+
+@pytest.mark.parametrize(
+    ("send", "receive", "rows", "message"),
+    [
+        (2, 3, 2, "3 rows arrive where 2 have room"),
+        (4, 4, 4, r"do not add up to 3 rows"),
+        (-1, -1, 3, "negative counts"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(send: int, receive: int, rows: int, message: str) -> None:
+    start = ("h", "moec.all_to_all_start", (x, y, c, rows, "expert"))
+    with pytest.raises(ExecutionError, match=message):
+        execute(
+            program("x y c", [start], []),
+            groups={"expert": SingleGroup(CPU)},
+            arguments=[torch.zeros(3, 1), torch.tensor([send]), torch.tensor([receive])],
+        )
 
 
 # --- when values are let go ---
