@@ -94,14 +94,21 @@ def layouts(draw: st.DrawFn) -> dict[str, int]:
     return {"shard": shard, "replicate": world // shard, "expert": expert, "expert_shard": expert_shard}
 
 
-@settings(deadline=None, max_examples=15)
-@given(layouts(), st.integers(1, 3), st.integers(1, 3), st.integers(2, 9), st.sampled_from(["none", "full"]))
+@settings(deadline=None, max_examples=20)
+@given(
+    st.sampled_from(["z", "identity and capacity", "weighed input", "latent"]),
+    layouts(),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(2, 9),
+    st.sampled_from(["none", "full"]),
+)
 def test_any_layout(
-    degrees: dict[str, int], micro_batches: int, each: int, experts: int, recompute: str
+    variant: str, degrees: dict[str, int], micro_batches: int, each: int, experts: int, recompute: str
 ) -> None:
-    """Ranks without a sequence, ranks without an expert, experts without a token."""
+    """Ranks without a sequence, ranks without an expert, experts without a token; rows that are not sent."""
     batch = {"micro_batches": str(micro_batches), "sequences": str(micro_batches * each)}
-    spec = small_spec("z", **degrees, **batch, experts=str(experts), recompute=recompute)  # type: ignore[arg-type]
+    spec = small_spec(variant, **degrees, **batch, experts=str(experts), recompute=recompute)  # type: ignore[arg-type]
     assert failing(gradients_only(spec)) == set()
 
 
