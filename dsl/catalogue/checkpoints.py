@@ -61,7 +61,8 @@ BAD_CONFIG_ENTRY = Kind(
     "MOE1001",
     "not an entry of a config block",
     "An entry is `key = path` (a value of the model, by its path), `key = constant`, or either with "
-    "`else VALUE` for files that lack the key; spellings of one key are joined by `|`.",
+    "`else VALUE` for files that lack the key; spellings of one key are joined by `|`. A list with an entry "
+    "for every layer is `key = match layer { pattern => value, ... }`: constants or names of numbers.",
 )
 CONFIG_PATH = Kind(
     "MOE1002",

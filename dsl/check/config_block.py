@@ -12,8 +12,10 @@ from moec.dsl import syntax as s
 from moec.dsl.check.evaluation import Evaluation, evaluation
 from moec.dsl.check.values import EMPTY, is_none, plain, wrong_type
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
-from moec.dsl.paths import NoPath, read
+from moec.dsl.paths import BY_NAME, NoPath, read
 from moec.dsl.quantities import group
+
+_WORDS = ("true", "false", "none")
 
 
 def strings(expr: s.Expr) -> tuple[str, ...]:
@@ -97,16 +99,28 @@ class _Reader:
         )
         value = setting.value
         if isinstance(value, s.Match):
-            return replace(entry, arms=self._arms(value), layers=self._layers(value))
+            return replace(entry, arms=self._arms(value), chosen=self._chosen(value))
         if isinstance(value, s.Invoke) and value.name == "each_layer" and len(value.arguments) == 1:
             return replace(entry, constant=_scalar(value.arguments[0].value), per_layer=True)
-        paths = _paths(value, self.file)
+        paths = self.paths(value)
         return replace(entry, paths=paths) if paths else replace(entry, constant=_constant(value))
 
     def _arms(self, match: s.Match) -> tuple[m.ConfigArm, ...]:
-        values = [_scalar(arm.value, "a constant") for arm in match.arms]
-        bindings = [self._binding(arm.pattern) for arm in match.arms]
-        return tuple(map(m.ConfigArm, bindings, values))
+        return tuple(self._arm(arm) for arm in match.arms)
+
+    def _arm(self, arm: s.Arm) -> m.ConfigArm:
+        binding = self._binding(arm.pattern)
+        if isinstance(arm.value, s.Ref) and len(arm.value.names) == 1 and arm.value.text not in _WORDS:
+            return m.ConfigArm(binding, self._number(arm.value), arm.value.text)
+        return m.ConfigArm(binding, _scalar(arm.value, "a constant or the name of a number"))
+
+    def _number(self, name: s.Ref) -> m.ConfigScalar:
+        """The number that a name of the model is bound to; None where the model is not sound."""
+        if self.values is None:
+            return None
+        number, written = self.values.number(name), self.values.resolve(name)
+        real = isinstance(written, s.Number) and not {*".eE"}.isdisjoint(written.text)
+        return int(number) if number.denominator == 1 and not real else float(number)
 
     def _binding(self, pattern: s.Expr) -> str | None:
         """The name of the binding that a pattern is, if importing can set that to a list of layers."""
@@ -114,7 +128,7 @@ class _Reader:
             return None
         return pattern.text if self.values.is_layers(pattern) else None
 
-    def _layers(self, match: s.Match) -> tuple[m.ConfigScalar, ...]:
+    def _chosen(self, match: s.Match) -> tuple[int, ...]:
         if self.values is None:
             return ()
         self.decisions += len(match.arms) * self.values.layers
@@ -122,23 +136,28 @@ class _Reader:
             most = limits.DECISIONS // self.values.layers
             label = f"the matches of a config have at most {most} arms together, over so many layers"
             raise Mistake(c.TOO_LARGE.at(match.span, label))
-        said = [_scalar(arm.value) for arm in match.arms]
-        return tuple(said[arm] for arm in self.values.chosen(match))
+        return tuple(self.values.chosen(match))
 
+    def paths(self, value: s.Expr) -> tuple[str, ...]:
+        """The paths of `key = path` or `key = [path, path]`; empty for a constant. Raises Mistake."""
+        items = value.items if isinstance(value, s.ListOf) else (value,)
+        refs = [x for x in items if isinstance(x, s.Ref) and x.text not in _WORDS]
+        if not refs or len(refs) < len(items):
+            return ()
+        for ref in refs:
+            self._check_path(ref)
+        return tuple(ref.text for ref in refs)
 
-def _paths(value: s.Expr, file: s.File) -> tuple[str, ...]:
-    """The paths of `key = path` or `key = [path, path]`; empty for a constant."""
-    items = value.items if isinstance(value, s.ListOf) else (value,)
-    refs = [item for item in items if isinstance(item, s.Ref) and item.text not in ("true", "false", "none")]
-    if not refs or len(refs) < len(items):
-        return ()
-    for ref in refs:
+    def _check_path(self, ref: s.Ref) -> None:
         try:
-            read(file, ref.names)
+            found = read(self.file, ref.names)
         except NoPath as error:
             if not error.absent:
                 raise Mistake(c.CONFIG_PATH.at(ref.span, error.label, advice=error.advice)) from None
-    return tuple(ref.text for ref in refs)
+            return
+        varying = self.values.scope.varying if self.values is not None else frozenset()
+        if isinstance(found, s.Match) or (isinstance(found, s.Ref) and found.text in varying):
+            raise Mistake(c.VARIES.at(ref.span, f"`{ref.text}` is another in every layer", advice=BY_NAME))
 
 
 def _constant(expr: s.Expr) -> m.ConfigValue:

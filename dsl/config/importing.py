@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from moec.dsl import catalogue as c
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
 from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, Mistake, closest
 from moec.dsl.limits import DIAGNOSTICS_SHOWN, LIST_ITEMS
+from moec.dsl.override import apply_overrides
 from moec.dsl.parse import parse_text
 from moec.dsl.paths import NoPath, read
 from moec.dsl.source import SourceText
 
+from .found import ABSENT, Setting, found, missing
 from .keys import (
     MUST_BE_ZERO,
     QUANTISED,
@@ -27,19 +28,9 @@ from .keys import (
     shown,
     shown_key,
 )
+from .layered import check_layers, has_names, number_settings, pattern_settings
 
-_ABSENT = object()
 _WHOLE = 10**18  # whole numbers are less
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What a key sets a path to; `given`: the file has the value, it is no default."""
-
-    path: str
-    key: str
-    value: object
-    given: bool
 
 
 def checkpoint_overrides(config: Mapping[str, object], spec: m.Spec) -> list[str]:
@@ -52,17 +43,21 @@ def checkpoint_overrides(config: Mapping[str, object], spec: m.Spec) -> list[str
     values = flatten(config)
     file = parse_text(SourceText("<resolved>", spec.text), DiagnosticBag())
     bag = DiagnosticBag()
-    settings: dict[str, _Setting] = {}
+    settings: dict[str, Setting] = {}
     for entry in checkpoint.config:
         for setting in bag.attempt(_settings, entry, values, file) or []:
             settings[setting.path] = _agreed(settings.get(setting.path), setting, entry, bag)
-    overrides = [bag.attempt(_override, setting) for setting in settings.values()]
+    changed = apply_overrides(file, _overrides(settings, bag), bag) if not len(bag) else file
+    for entry in filter(has_names, checkpoint.config) if not len(bag) else ():
+        for setting in bag.attempt(number_settings, entry, values, changed) or []:
+            settings[setting.path] = _agreed(settings.get(setting.path), setting, entry, bag)
+    overrides = _overrides(settings, bag)
     _report_unknown(values, checkpoint, bag)
     bag.raise_if_any()
-    return [override for override in overrides if override is not None]
+    return overrides
 
 
-def _agreed(old: _Setting | None, new: _Setting, entry: m.ConfigEntry, bag: DiagnosticBag) -> _Setting:
+def _agreed(old: Setting | None, new: Setting, entry: m.ConfigEntry, bag: DiagnosticBag) -> Setting:
     """The one of two settings of a path that the file has; both have to say the same if it has both."""
     if old is None or not (old.given and new.given):
         return old if old is not None and old.given else new
@@ -82,7 +77,7 @@ def check_config(config: Mapping[str, object], spec: m.Spec) -> None:
     bag = DiagnosticBag()
     for entry in checkpoint_of(spec).config:
         if entry.arms:
-            bag.attempt(_check_layers, entry, values)
+            bag.attempt(check_layers, entry, values)
     bag.raise_if_any()
 
 
@@ -112,32 +107,20 @@ def _unknown(key: str, value: object, known: Sequence[str]) -> Diagnostic:
 # --- one entry ---
 
 
-def _settings(entry: m.ConfigEntry, values: Mapping[str, object], file: s.File) -> list[_Setting]:
-    key, value = _found(entry, values)
+def _settings(entry: m.ConfigEntry, values: Mapping[str, object], file: s.File) -> list[Setting]:
+    key, value = found(entry, values)
     if entry.arms:
-        return _layer_settings(entry, key, value)
+        return pattern_settings(entry, key, value)
     if not entry.paths:
         _check_constant(entry, key, value)
         return []
-    given = value is not None and value is not _ABSENT
+    given = value is not None and value is not ABSENT
     if not given:
         if not entry.has_default:
-            raise Mistake(c.CONFIG_MISSING.at(None, f"`{key}` is missing", asked_by(entry)))
+            raise missing(entry, key)
         value = entry.default
     paths = [path for path in entry.paths if value is not None or not _is_off(path, file)]
-    return [_Setting(path, key, value, given) for path in paths]
-
-
-def _found(entry: m.ConfigEntry, values: Mapping[str, object]) -> tuple[str, object]:
-    """The spelling in use and its value; null counts only where no spelling has another value."""
-    there = [(key, values[key]) for key in entry.keys if key in values]
-    given = [(key, value) for key, value in there if value is not None]
-    for key, value in given[1:]:
-        first, meant = given[0]
-        if not same(value, meant):
-            label = f"`{first}` is {shown(meant)}, and `{key}`, the same fact, is {shown(value)}"
-            raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
-    return next(iter([*given, *there]), (entry.keys[0], _ABSENT))
+    return [Setting(path, key, value, given) for path in paths]
 
 
 def _is_off(path: str, file: s.File) -> bool:
@@ -150,7 +133,7 @@ def _is_off(path: str, file: s.File) -> bool:
 
 
 def _check_constant(entry: m.ConfigEntry, key: str, value: object) -> None:
-    if value is _ABSENT or (value is None and entry.has_default):
+    if value is ABSENT or (value is None and entry.has_default):
         return
     items = value if entry.per_layer and isinstance(value, list) else [value]
     compared = same_class if key == "architectures" else same
@@ -160,56 +143,15 @@ def _check_constant(entry: m.ConfigEntry, key: str, value: object) -> None:
         raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
 
 
-# --- lists with an entry a layer ---
-
-
-def _layer_settings(entry: m.ConfigEntry, key: str, value: object) -> list[_Setting]:
-    """A binding that is the pattern of an arm becomes the list of the layers with the arm's value."""
-    items = _items(entry, key, value)
-    if items is None:
-        return []
-    settings, taken = [], set[int]()
-    for arm in entry.arms:
-        layers = [i for i, item in enumerate(items) if i not in taken and same(item, arm.value)]
-        if arm.binding is not None:
-            settings.append(_Setting(arm.binding, key, layers, True))
-            taken |= {*layers}
-    known = [arm.value for arm in entry.arms]
-    strange = next((item for item in items if not any(same(item, value) for value in known)), None)
-    if strange is not None:
-        label = f"`{key}` has {shown(strange)} for a layer; this model has {' and '.join(map(shown, known))}"
-        raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
-    return settings
-
-
-def _items(entry: m.ConfigEntry, key: str, value: object) -> list[object] | None:
-    """The list; None if the file lacks it."""
-    if value is _ABSENT or (value is None and entry.has_default):
-        return None
-    if not isinstance(value, list) or len(value) > LIST_ITEMS:
-        label = f"`{key}` is {shown(value)}; expected a list with an entry for every layer"
-        raise Mistake(c.CONFIG_VALUE.at(None, label, asked_by(entry)))
-    return value
-
-
-def _check_layers(entry: m.ConfigEntry, values: Mapping[str, object]) -> None:
-    key, value = _found(entry, values)
-    items = _items(entry, key, value)
-    if items is None:
-        return
-    if len(items) != len(entry.layers):
-        label = f"`{key}` has {len(items)} entries; this model has {len(entry.layers)} layers"
-        raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
-    for layer, (item, expected) in enumerate(zip(items, entry.layers, strict=True)):
-        if not same(item, expected):
-            label = f"`{key}` has {shown(item)} for layer {layer}; this model has {shown(expected)}"
-            raise Mistake(c.CONFIG_MISMATCH.at(None, label, asked_by(entry)))
-
-
 # --- values of overrides ---
 
 
-def _override(setting: _Setting) -> str:
+def _overrides(settings: Mapping[str, Setting], bag: DiagnosticBag) -> list[str]:
+    overrides = [bag.attempt(_override, setting) for setting in settings.values()]
+    return [override for override in overrides if override is not None]
+
+
+def _override(setting: Setting) -> str:
     return f"{setting.path}={_override_value(setting.key, setting.value)}"
 
 

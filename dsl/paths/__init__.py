@@ -17,5 +17,6 @@ from __future__ import annotations
 from .edits import edit as edit
 from .edits import read as read
 from .edits import write as write
+from .steps import BY_NAME as BY_NAME
 from .steps import Edit as Edit
 from .steps import NoPath as NoPath

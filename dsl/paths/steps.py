@@ -16,6 +16,9 @@ Edit = Callable[[s.Expr], s.Expr]
 ABSENT = s.String("", Span(SourceText("<absent>", ""), 0, 0))
 """Stands for a value that is not given and has no default of its own."""
 
+BY_NAME = "bind the value of an arm to a name of the model: that name can be given here"
+"""What to do where a path would lead into a `match layer`."""
+
 
 class NoPath(Exception):  # noqa: N818
     """A path leads nowhere. `step` is the index of the first step that fails.
@@ -24,13 +27,19 @@ class NoPath(Exception):  # noqa: N818
     """
 
     def __init__(
-        self, step: int, label: str, names: Sequence[str] = (), word: str = "", absent: bool = False
+        self,
+        step: int,
+        label: str,
+        names: Sequence[str] = (),
+        word: str = "",
+        absent: bool = False,
+        advice: str = "",
     ) -> None:
         super().__init__(label)
         self.absent = absent
         self.step = step
         self.label = label
-        self.advice = nearest(word, list(names)) if names else ""
+        self.advice = nearest(word, list(names)) if names else advice
 
 
 def is_word(expr: s.Expr, *words: str) -> bool:

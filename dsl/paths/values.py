@@ -9,7 +9,7 @@ from moec.dsl import syntax as s
 from moec.dsl.vocabulary import CONSTRUCTS, Construct
 
 from . import parts
-from .steps import ABSENT, Edit, NoPath, as_call, default_of, given, is_word, with_argument
+from .steps import ABSENT, BY_NAME, Edit, NoPath, as_call, default_of, given, is_word, with_argument
 
 
 def down(value: s.Expr, path: Sequence[str], step: int, change: Edit) -> s.Expr:
@@ -23,7 +23,8 @@ def down(value: s.Expr, path: Sequence[str], step: int, change: Edit) -> s.Expr:
     construct = CONSTRUCTS.get(value.name) if isinstance(value, s.Invoke) else None
     if not isinstance(value, s.Invoke) or construct is None:
         label = f"`{'.'.join(path[:step])}` is {s.describe(value)} and has no `{path[step]}`"
-        raise NoPath(step, label, absent=value is ABSENT or is_word(value, "none"))
+        absent = value is ABSENT or is_word(value, "none")
+        raise NoPath(step, label, absent=absent, advice=BY_NAME if isinstance(value, s.Match) else "")
     return _argument(value, construct, path, step, change)
 
 

@@ -18,12 +18,14 @@ ConfigValue = ConfigScalar | tuple[ConfigScalar, ...]
 class ConfigArm:
     """`pattern => value` of a list with an entry a layer.
 
-    `binding` is the name that the pattern is, if it is one of a list, a range or `every`: it is set on
-    import.
+    `binding` is the name that the pattern is, if it is one of a list, a range or `every`, and `name` the one
+    that `value` is, if it is one of a number. What is set on import is the name where there is one, or else
+    the binding.
     """
 
     binding: str | None
     value: ConfigScalar
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class ConfigEntry:
 
     `keys` are spellings of the same fact, the one to write first (dots descend into objects). A file may lack
     a key that holds a constant; one bound to `paths` must be there unless `has_default`, and is then taken as
-    `default`. `per_layer`: the constant stands once for every layer, in a list.
+    `default`. `per_layer`: the constant stands once for every layer, in a list. `chosen`: for every layer the
+    index of the arm that holds.
     """
 
     keys: tuple[str, ...]
@@ -42,8 +45,13 @@ class ConfigEntry:
     default: ConfigValue = None
     per_layer: bool = False
     arms: tuple[ConfigArm, ...] = ()
-    layers: tuple[ConfigScalar, ...] = ()
+    chosen: tuple[int, ...] = ()
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def layers(self) -> tuple[ConfigScalar, ...]:
+        """The value of every layer, for an entry that has arms."""
+        return tuple(self.arms[index].value for index in self.chosen)
 
 
 @dataclass(frozen=True)
