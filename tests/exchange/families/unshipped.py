@@ -6,18 +6,31 @@ from .family import Family
 
 HUNYUAN = {"num_experts": 8, "moe_topk": 3}
 NTK = {"rope_type": "dynamic", "rope_theta": 10_000.0, "alpha": 100.0, "factor": 1.0}
+# The experts' output is normed: with a small eps the norm would undo what multiplies all of it.
 KOLIBRI = {
     "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48,
     "shared_expert_intermediate_size": 80, "head_dim": 24, "sliding_window": 8,
+    "rms_norm_eps": 0.1,
+}  # fmt: skip
+LAGUNA = {
+    "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 80, "head_dim": 24, "sliding_window": 8,
+    "num_attention_heads_per_layer": [6, 8, 8, 6],
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+}  # fmt: skip
+SLIDING = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
+YARN = {
+    "rope_type": "yarn", "rope_theta": 500_000.0, "partial_rotary_factor": 0.5, "factor": 4.0,
+    "original_max_position_embeddings": 16, "beta_fast": 8.0, "beta_slow": 1.0,
 }  # fmt: skip
 
 FAMILIES = {
     "hunyuan_v1_moe": Family(
-        "HunYuanMoEV1", "hunyuan_v1_moe.moe", HUNYUAN | {"head_dim": 24, "rope_parameters": NTK}
+        "HunYuanMoEV1", "hunyuan_a13b.moe", HUNYUAN | {"head_dim": 24, "rope_parameters": NTK}
     ),
     "hunyuan_v1_moe-biased": Family(
         "HunYuanMoEV1",
-        "hunyuan_v1_moe.moe",
+        "hunyuan_a13b.moe",
         HUNYUAN
         | {
             "head_dim": 16,
@@ -41,5 +54,33 @@ FAMILIES = {
             "tie_word_embeddings": True,
         },
         without=("intermediate_size",),
+    ),
+    # Plain rotations, and a number of experts for each layer.
+    "hunyuan_v1_moe-lists": Family(
+        "HunYuanMoEV1",
+        "hunyuan_v1_moe.moe",
+        HUNYUAN
+        | {
+            "moe_topk": [3, 2, 3, 2],
+            "head_dim": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    ),
+    "laguna": Family(
+        "Laguna",
+        "laguna.moe",
+        LAGUNA | {"moe_routed_scaling_factor": 1.7, "moe_router_logit_softcapping": 2.0},
+    ),
+    "laguna-yarn": Family(
+        "Laguna",
+        "laguna_yarn.moe",
+        LAGUNA
+        | {
+            "gating": "per-element",
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "mlp_layer_types": ["sparse", "sparse", "dense", "sparse"],
+            "rope_parameters": {"full_attention": YARN, "sliding_attention": SLIDING},
+        },
     ),
 }
