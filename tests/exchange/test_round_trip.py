@@ -24,9 +24,11 @@ Import = Callable[[str], Path]
 IRRELEVANT = {"_name_or_path", "dtype", "transformers_version"}
 
 UNKNOWN = {
-    "attention_method", "load_balance_coeff", "mla_scale_kv_lora", "mla_scale_q_lora", "moe_layer_freq",
-    "n_group", "norm_topk_prob", "route_norm", "router_bias", "router_z_loss_coef", "score_func",
-    "scoring_func", "topk_group", "topk_method", "zero_expert_type",
+    "attention_method", "attn_type_list", "layernorm_full_attention_beta", "layernorm_linear_attention_beta",
+    "layernorm_mlp_beta", "load_balance_coeff", "mla_scale_kv_lora", "mla_scale_q_lora", "moe_layer_freq",
+    "n_group", "norm_topk_prob", "qk_norm_type", "route_norm", "router_bias", "router_z_loss_coef",
+    "score_func", "scoring_func", "shared_intermediate_size", "topk_group", "topk_method", "use_qk_norm",
+    "use_routing_bias", "zero_expert_type",
 }  # fmt: skip
 """Keys that transformers does not read, and other programs do."""
 
@@ -52,6 +54,13 @@ def assert_same_state(found: transformers.PreTrainedModel, wanted: transformers.
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype
         assert torch.equal(ours[name], tensor), name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_checkpoint_is_read_as_the_model_of_its_row(name: str, imported: Import) -> None:
+    """Of several of one model_type the one that fits, or that has most of the values."""
+    found = dsl.load(imported(name) / "model.moe").model.name
+    assert found == FAMILIES[name].model.removesuffix(".moe")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -40,6 +40,35 @@ GPT_OSS = USUAL | {
         "rope_type": "yarn", "truncate": False,
     },
 }  # fmt: skip
+DEEPSEEK = USUAL | {
+    "attention_bias": False, "aux_loss_alpha": 0.001, "bos_token_id": 0, "eos_token_id": 1, "ep_size": 1,
+    "kv_lora_rank": 512, "max_position_embeddings": 163840, "moe_layer_freq": 1, "pretraining_tp": 1,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rope_theta": 10000, "seq_aux": True,
+    "tie_word_embeddings": False, "v_head_dim": 128,
+}  # fmt: skip
+YARN = {
+    "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 4096, "type": "yarn",
+}  # fmt: skip
+DEEPSEEK_V2 = DEEPSEEK | {
+    "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "first_k_dense_replace": 1,
+    "n_shared_experts": 2, "norm_topk_prob": False, "num_experts_per_tok": 6, "rms_norm_eps": 1e-06,
+    "rope_scaling": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}, "scoring_func": "softmax",
+    "vocab_size": 102400,
+}  # fmt: skip
+DEEPSEEK_V3 = DEEPSEEK | {
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "norm_topk_prob": True,
+    "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+}  # fmt: skip
+GLM = USUAL | {
+    "architectures": ["Glm4MoeForCausalLM"], "attention_bias": True,
+    "eos_token_id": [151329, 151336, 151338], "head_dim": 128, "max_position_embeddings": 131072,
+    "model_type": "glm4_moe", "n_group": 1, "n_shared_experts": 1, "norm_topk_prob": True,
+    "num_attention_heads": 96, "num_experts_per_tok": 8, "num_key_value_heads": 8,
+    "num_nextn_predict_layers": 1, "pad_token_id": 151329, "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 1000000, "tie_word_embeddings": False,
+    "topk_group": 1, "vocab_size": 151552,
+}  # fmt: skip
 ATTENTION = ["sliding_attention", "full_attention"]
 """Of gpt-oss, in turns."""
 
@@ -121,6 +150,67 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "qk_rope_head_dim": 64, "rms_norm_eps": 1e-05, "rope_theta": 10000000.0,
         "routed_scaling_factor": 6.0, "v_head_dim": 128, "vocab_size": 131072, "zero_expert_num": 256,
         "zero_expert_type": "identity",
+    },
+    # The weights of V3 and of MiniMax-M2 are quantised, which is left out.
+    "deepseek_v2": DEEPSEEK_V2 | {
+        "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536, "n_group": 8,
+        "n_routed_experts": 160, "num_attention_heads": 128, "num_hidden_layers": 60,
+        "num_key_value_heads": 128, "q_lora_rank": 1536, "routed_scaling_factor": 16.0, "topk_group": 3,
+        "topk_method": "group_limited_greedy",
+    },
+    "deepseek_v2_lite": DEEPSEEK_V2 | {
+        "hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408, "n_group": 1,
+        "n_routed_experts": 64, "num_attention_heads": 16, "num_hidden_layers": 27,
+        "num_key_value_heads": 16, "q_lora_rank": None, "routed_scaling_factor": 1.0, "topk_group": 1,
+        "topk_method": "greedy",
+    },
+    "deepseek_v3": DEEPSEEK_V3 | {
+        "first_k_dense_replace": 3, "hidden_size": 7168, "intermediate_size": 18432,
+        "moe_intermediate_size": 2048, "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1,
+        "num_attention_heads": 128, "num_experts_per_tok": 8, "num_hidden_layers": 61,
+        "num_key_value_heads": 128, "num_nextn_predict_layers": 1, "q_lora_rank": 1536,
+        "rms_norm_eps": 1e-06, "rope_scaling": YARN, "routed_scaling_factor": 2.5, "topk_group": 4,
+        "vocab_size": 129280,
+    },
+    # Its model_type is "kimi_k2" in code that comes with it.
+    "kimi_k2": DEEPSEEK_V3 | {
+        "first_k_dense_replace": 1, "hidden_size": 7168, "intermediate_size": 18432,
+        "max_position_embeddings": 131072, "moe_intermediate_size": 2048, "n_group": 1,
+        "n_routed_experts": 384, "n_shared_experts": 1, "num_attention_heads": 64,
+        "num_experts_per_tok": 8, "num_hidden_layers": 61, "num_key_value_heads": 64,
+        "num_nextn_predict_layers": 0, "q_lora_rank": 1536, "rms_norm_eps": 1e-06,
+        "rope_scaling": YARN | {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0}, "rope_theta": 50000.0,
+        "routed_scaling_factor": 2.827, "topk_group": 1, "vocab_size": 163840,
+    },
+    "moonlight_16b_a3b": DEEPSEEK_V3 | {
+        "first_k_dense_replace": 1, "hidden_size": 2048, "intermediate_size": 11264,
+        "max_position_embeddings": 8192, "moe_intermediate_size": 1408, "n_group": 1,
+        "n_routed_experts": 64, "n_shared_experts": 2, "num_attention_heads": 16, "num_experts_per_tok": 6,
+        "num_hidden_layers": 27, "num_key_value_heads": 16, "num_nextn_predict_layers": 0,
+        "q_lora_rank": None, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 50000.0,
+        "routed_scaling_factor": 2.446, "topk_group": 1, "vocab_size": 163840,
+    },
+    "glm4_moe": GLM | {
+        "first_k_dense_replace": 3, "hidden_size": 5120, "intermediate_size": 12288,
+        "moe_intermediate_size": 1536, "n_routed_experts": 160, "num_hidden_layers": 92,
+        "routed_scaling_factor": 2.5, "use_qk_norm": True,
+    },
+    "glm4_5_air": GLM | {
+        "first_k_dense_replace": 1, "hidden_size": 4096, "intermediate_size": 10944,
+        "moe_intermediate_size": 1408, "n_routed_experts": 128, "num_hidden_layers": 46,
+        "routed_scaling_factor": 1.0, "use_qk_norm": False,
+    },
+    "minimax_m2": USUAL | {
+        "architectures": ["MiniMaxM2ForCausalLM"], "attn_type_list": [1] * 62, "head_dim": 128,
+        "hidden_size": 3072, "intermediate_size": 1536, "layernorm_full_attention_beta": 1.0,
+        "layernorm_linear_attention_beta": 1.0, "layernorm_mlp_beta": 1.0, "max_position_embeddings": 196608,
+        "mlp_intermediate_size": 8192, "model_type": "minimax_m2", "mtp_transformer_layers": 1,
+        "num_attention_heads": 48, "num_experts_per_tok": 8, "num_hidden_layers": 62,
+        "num_key_value_heads": 8, "num_local_experts": 256, "num_mtp_modules": 3, "qk_norm_type": "per_layer",
+        "rms_norm_eps": 1e-06, "rope_theta": 5000000, "rotary_dim": 64, "router_aux_loss_coef": 0.001,
+        "router_jitter_noise": 0.0, "scoring_func": "sigmoid", "shared_intermediate_size": 0,
+        "shared_moe_mode": "sigmoid", "sliding_window": None, "tie_word_embeddings": False, "use_mtp": True,
+        "use_qk_norm": True, "use_routing_bias": True, "vocab_size": 200064,
     },
     "gpt_oss_20b": GPT_OSS
     | {"num_hidden_layers": 24, "num_local_experts": 32, "layer_types": ATTENTION * 12},

@@ -137,10 +137,10 @@ FAMILIES = {
         },
         config_stem="Llama4Text",
     ),
-    "gpt_oss": Family("GptOss", "gpt_oss_20b", GPT_OSS),
+    "gpt_oss": Family("GptOss", "gpt_oss_120b", GPT_OSS),
     "gpt_oss-full": Family(
         "GptOss",
-        "gpt_oss_20b",
+        "gpt_oss_120b",
         GPT_OSS
         | {
             "layer_types": ["full_attention", "full_attention", "sliding_attention", "full_attention"],
