@@ -106,14 +106,28 @@ def _names(one: Mapped, spelled_out: bool) -> Iterator[_Named]:
 
 def report_ignored(mapped: Sequence[Mapped], ignored: Sequence[str], place: Span, bag: DiagnosticBag) -> None:
     """A tensor that is mapped and matches a pattern of `ignore` is a mistake."""
-    patterns: dict[str, list[re.Pattern[str]]] = {}
-    for text in ignored:
-        pattern = re.compile("[0-9]++".join(map(re.escape, text.split("{}"))))
-        patterns.setdefault(skeleton(text), []).append(pattern)
+    patterns = [(text, _pattern(text)) for text in ignored]
     for one in mapped:
-        for pattern in patterns.get(skeleton(one.group.name), ()):
+        alike = [pattern for text, pattern in patterns if _may_match(text, one.group.name)]
+        for pattern in alike:
             clash = next((x for x in one.group.tensors() if pattern.fullmatch(x.name)), None)
             if clash is not None:
                 label = f"`{clash.name[:80]}` belongs to `{clash.parameters[0]}`"
                 bag.add(c.MAPPED_AND_IGNORED.at(place, label))
                 return
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """As readers of files have it: `{}` takes all digits that stand there, `*` at the end any rest."""
+    known = "[0-9]++".join(map(re.escape, text.removesuffix("*").split("{}")))
+    return re.compile(f"{known}.*" if text.endswith("*") else known, re.DOTALL)
+
+
+def _may_match(text: str, name: str) -> bool:
+    """False only if a pattern matches none of the names that the name of a group stands for."""
+    one, other = (whole.removesuffix("*").partition("{}")[0] for whole in (text, name))
+    if not (one.startswith(other) or other.startswith(one)):
+        return False
+    if text.endswith("*"):
+        return skeleton(name).startswith(skeleton(text.removesuffix("*")))
+    return skeleton(name) == skeleton(text)

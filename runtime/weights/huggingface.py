@@ -93,7 +93,7 @@ def _shard(path: Path) -> dict[str, Located]:
 
 
 def _differences(found: Mapping[str, Located], names: WeightMap) -> Iterator[str]:
-    exact = {text for text in names.ignored if "{}" not in text}
+    exact = {text for text in names.ignored if "{}" not in text and not text.endswith("*")}
     patterns = [_pattern(text) for text in names.ignored if text not in exact]
     mapped = {tensor: name for name, tensor in names.tensors.items()}
     mapped |= {tensor.name: tensor.parameters[0] for tensor in names.fused}
@@ -129,5 +129,6 @@ def _and_more(names: Sequence[str]) -> str:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """`{}` matches a number; possessively, so that no name makes it slow."""
-    return re.compile("[0-9]++".join(map(re.escape, text.split("{}"))))
+    """`{}` matches a number; possessively, so that no name makes it slow. `*` at the end matches any rest."""
+    known = "[0-9]++".join(map(re.escape, text.removesuffix("*").split("{}")))
+    return re.compile(f"{known}.*" if text.endswith("*") else known, re.DOTALL)

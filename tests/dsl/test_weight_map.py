@@ -303,16 +303,18 @@ def test_names_that_meet_are_found_and_no_others(names: list[str]) -> None:
 
 
 @given(
-    pattern=st.lists(st.sampled_from(["{}", ".", "1", "0", "a", "11"]), min_size=1, max_size=4).map("".join)
+    pattern=st.lists(st.sampled_from(["{}", ".", "1", "0", "a", "11"]), min_size=1, max_size=4).map("".join),
+    end=st.sampled_from([".gate", "*", ".*", ".g*", "1*"]),
 )
-def test_a_tensor_that_is_ignored_is_found(pattern: str) -> None:
+def test_a_tensor_that_is_ignored_is_found(pattern: str, end: str) -> None:
     """Compared with all names, as a checkpoint's reader does: `{}` takes all digits that stand there."""
     text = edited(edited(SMALL, "layers 2", "layers 3"), "4 of", "12 of")
     line = next(line for line in MAP.splitlines() if line.startswith(EXPERTS))
     rule = 'layers[i].experts.expert[e].{gate,up,down} = "{i}.{e}.{}"'
     names = [f"{i}.{e}.{x}" for i in range(3) for e in range(12) for x in ("gate", "up", "down")]
-    shape = re.compile("[0-9]++".join(map(re.escape, pattern.split("{}"))) + ".gate")
-    whole = text + MAP.replace(line, f'{rule}\n    ignore = ["{pattern}.gate"]')
+    known = "[0-9]++".join(map(re.escape, (pattern + end.removesuffix("*")).split("{}")))
+    shape = re.compile(f"{known}.*" if end.endswith("*") else known)
+    whole = text + MAP.replace(line, f'{rule}\n    ignore = ["{pattern}{end}"]')
     if any(shape.fullmatch(name) for name in names):
         assert codes(errors(whole)) == {c.MAPPED_AND_IGNORED.code}
     else:

@@ -136,7 +136,7 @@ DAMAGES: dict[str, tuple[Edit, int, tuple[str, ...]]] = {
     "config is a list": (writing("config.json", "[]"), 76, ("config.json", "object")),
     "key twice": (writing("config.json", '{"vocab_size": 1, "vocab_size": 2}'), 76, ("a key stands twice",)),
     "huge config": (writing("config.json", " " * 1_100_000), 76, ("config.json", "1048576")),
-    "unknown family": (in_config(model_type="mamba9"), 1, ("mamba9", "moec models")),
+    "unknown family": (in_config(model_type="mamba9"), 1, ("mamba9", "moec models", "--spec")),
     "nearly a family": (in_config(model_type="mixtrel"), 1, ("mixtrel", "`mixtral`")),
     "no family": (in_config(model_type=None), 1, ("model_type", "None")),
     "another activation": (in_config(hidden_act="gelu"), 1, ("hidden_act", "gelu")),
@@ -149,7 +149,7 @@ DAMAGES: dict[str, tuple[Edit, int, tuple[str, ...]]] = {
     ),
     "another width": (in_config(hidden_size=32), 76, ("model.embed_tokens.weight", "(128, 64)", "(128, 32)")),
     "another depth": (in_config(num_hidden_layers=3), 76, ("model.layers.3.", "neither mapped")),
-    "absurd size": (in_config(vocab_size=10**17), 1, ("vocab",)),
+    "absurd size": (in_config(vocab_size=10**17), 1, ("--> config.json:", "vocab=")),
     "text as a number": (in_config(vocab_size="128 } model evil {"), 1, ("vocab_size",)),
 }
 
@@ -178,6 +178,23 @@ def test_experts_in_one_tensor_are_refused(published: Publish, tmp_path: Path) -
     assert "model.layers.0.mlp.experts." in message
     assert "save_pretrained" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_that_predicts_a_further_token_is_passed_over(published: Publish, tmp_path: Path) -> None:
+    """Published files of GLM-4.5 have layer 92, transformers saves none."""
+    saved = published("glm4_moe").directory
+    shutil.copytree(saved, tmp_path / "more")
+    further = {
+        f"model.layers.92.{name}.weight": torch.randn(2) for name in ("enorm", "mlp.experts.0.up_proj")
+    }
+    in_tensors(lambda tensors: tensors.update(further))(tmp_path / "more")
+    for directory in (saved, tmp_path / "more"):
+        import_checkpoint(directory, tmp_path / f"{directory.name}-read", find_model=models.read)
+    indices = [
+        (tmp_path / f"{directory.name}-read" / "weights" / "weights.json").read_bytes()
+        for directory in (saved, tmp_path / "more")
+    ]
+    assert indices[0] == indices[1]
 
 
 def test_only_tensors_of_identity_experts_are_passed_over(published: Publish, tmp_path: Path) -> None:

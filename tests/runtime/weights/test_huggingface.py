@@ -82,13 +82,25 @@ def test_missing_and_extra_tensors_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_pattern_matches_numbers_and_nothing_else(tmp_path: Path) -> None:
-    """Neither the dots nor the braces of a pattern are those of a regular expression."""
-    for pattern in ("model.layers.{}.rotary.inv_fre", "model.{}.0.rotary.inv_freq", "model.layers.*", ".{}"):
+    """Neither the dots nor the braces of a pattern are those of a regular expression, nor is a star."""
+    for pattern in (
+        "model.layers.{}.rotary.inv_fre", "model.{}.0.rotary.inv_freq", ".{}", "model.layers.*.rotary.inv_freq",
+        "model.layers.1*",
+    ):  # fmt: skip
         with pytest.raises(IntegrityError, match="neither mapped"):
             HuggingFaceReader(single(tmp_path), WeightMap(NAMES, (), (pattern,)))
     long = {**TENSORS, f"x.{'1' * 900}": torch.ones(1)}
     with pytest.raises(IntegrityError, match="neither mapped"):
         HuggingFaceReader(single(tmp_path, long), WeightMap(NAMES, (), (*IGNORED, "x." + "{}" * 30 + "y")))
+
+
+def test_a_star_at_the_end_matches_any_rest(tmp_path: Path) -> None:
+    further = {**TENSORS, "model.layers.61.a.0.b": torch.ones(1), "model.layers.61.\n": torch.ones(1)}
+    for pattern in ("model.layers.61.*", "model.layers.{}.*", "model.layers.6*"):
+        reader = HuggingFaceReader(single(tmp_path, further), WeightMap(NAMES, (), (*IGNORED, pattern)))
+        assert set(reader.names()) == set(NAMES)
+    with pytest.raises(IntegrityError, match=r"'model.layers.61.a.0.b' .* neither mapped"):
+        HuggingFaceReader(tmp_path, WeightMap(NAMES, (), (*IGNORED, "model.layers.6.*")))
 
 
 def test_shapes_and_dtypes_are_named_in_both_languages(tmp_path: Path) -> None:
