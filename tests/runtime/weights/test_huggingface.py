@@ -84,8 +84,8 @@ def test_missing_and_extra_tensors_are_listed(tmp_path: Path) -> None:
 def test_a_pattern_matches_numbers_and_nothing_else(tmp_path: Path) -> None:
     """Neither the dots nor the braces of a pattern are those of a regular expression, nor is a star."""
     for pattern in (
-        "model.layers.{}.rotary.inv_fre", "model.{}.0.rotary.inv_freq", ".{}", "model.layers.*.rotary.inv_freq",
-        "model.layers.1*",
+        "model.layers.{}.rotary.inv_fre", "model.{}.0.rotary.inv_freq", ".{}", "model.layers.1*",
+        "model.layers.*.rotary.inv_freq",
     ):  # fmt: skip
         with pytest.raises(IntegrityError, match="neither mapped"):
             HuggingFaceReader(single(tmp_path), WeightMap(NAMES, (), (pattern,)))
