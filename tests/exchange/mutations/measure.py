@@ -96,7 +96,8 @@ class Row:
 
     @cached_property
     def _shape(self) -> Shape:
-        return Shape(*self.wanted.ids.shape, torch.float32)
+        sequences, sequence = self.wanted.ids.shape
+        return Shape(sequences, sequence, torch.float32)
 
     @cached_property
     def _regions_with_holes(self) -> list[ReferenceRegion]:

@@ -64,12 +64,7 @@ def candidates(moe: m.Moe) -> Mutated:
         yield name, replace(moe, router=router)
     yield from _networks(moe)
     yield from _losses(moe)
-    for field in ("latent_norm", "expert_norm"):
-        norm: m.Norm | None = getattr(moe, field)
-        if norm is not None:
-            yield f"{field} dropped", replace(moe, **{field: None})
-            for name, other in changed_fields(norm, field):
-                yield name, replace(moe, **{field: other})
+    yield from _norms(moe)
     yield from changed_fields(moe, "moe")
 
 
@@ -94,3 +89,15 @@ def _losses(moe: m.Moe) -> Mutated:
         yield f"{name} dropped", replace(moe, balance=(*before, *after))
         for mutation, other in changed_fields(term, name):
             yield mutation, replace(moe, balance=(*before, other, *after))
+
+
+def _norms(moe: m.Moe) -> Mutated:
+    """The norms of the latent and of the experts' outputs."""
+    if moe.latent_norm is not None:
+        yield "latent_norm dropped", replace(moe, latent_norm=None)
+        for name, norm in changed_fields(moe.latent_norm, "latent_norm"):
+            yield name, replace(moe, latent_norm=norm)
+    if moe.expert_norm is not None:
+        yield "expert_norm dropped", replace(moe, expert_norm=None)
+        for name, norm in changed_fields(moe.expert_norm, "expert_norm"):
+            yield name, replace(moe, expert_norm=norm)

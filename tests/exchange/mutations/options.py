@@ -28,8 +28,8 @@ def _near(old: int) -> Values:
     return {"one more": old + 1} | ({"one less": old - 1} if old > 1 else {})
 
 
-def _times(factor: float) -> Callable[[float], Values]:
-    return lambda old: {f"times {factor}": factor * old}
+def _times(*factors: float) -> Callable[[float], Values]:
+    return lambda old: {f"times {factor}": factor * old for factor in factors}
 
 
 def _double_or_half(old: int) -> Values:
@@ -55,7 +55,7 @@ CHANGES: Mapping[type, Mapping[str, Callable[[Any], Values]]] = {
     m.Sinkhorn: {"iterations": _near},
     m.Jitter: {"eps": _times(0.5)},
     m.Top: {"k": _near},
-    m.SparseMixer: {"k": _near, "jitter": lambda old: _times(5)(old) | _times(0.1)(old)},
+    m.SparseMixer: {"k": _near, "jitter": _times(5, 0.1)},
     m.Hash: {"k": _near},
     m.RoundRobin: {"k": _near},
     m.Renormalize: {"eps": _other(0.0, 0.1), "minimum": _other(0.0, 4.0), "p": _other(1.0, 2.0)},

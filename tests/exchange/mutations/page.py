@@ -82,7 +82,7 @@ def _routers(row: Row) -> dict[str, None]:
 
 def _stage(stage: m.RouterStage) -> str:
     """As texts write it, defaults left out."""
-    given = []
+    given: list[str] = []
     for field in fields(stage):
         value = getattr(stage, field.name)
         if field.default is MISSING:
