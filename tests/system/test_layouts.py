@@ -49,8 +49,10 @@ model whole {
     attention = gqa(heads: 4, kv_heads: 2, head_dim: 8)
     hashed    = moe(experts: 8 of swiglu(24), router: sigmoid | hash(2))
     experts   = moe(
-        experts: 8 of swiglu(24),
-        router:  jitter(0.1) | sigmoid | correction_bias(update: 0.01) | top(2) | renormalize,
+        experts:  7 of swiglu(24, bias: true),
+        identity: 2,
+        router:   jitter(0.1) | sigmoid | correction_bias(update: 0.01) | top(2) | renormalize | capacity(1),
+        balance:  sequence_aux_loss(0.01),
     )
 
     x = 3.5 * norm(embed(tokens))
@@ -71,7 +73,8 @@ train {
     optimizer     = adamw(lr: 1e-2)
 }
 """
-"""What is not the business of one region: a tied table, a correction by the load of the whole batch, jitter."""
+"""What is not the business of one region: a tied table, a correction by the load of the whole batch, jitter;
+and choices that are not sent to experts, of which the last ranks have fewer."""
 
 
 @dataclass(frozen=True)
