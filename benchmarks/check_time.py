@@ -2,8 +2,8 @@
 
     python benchmarks/check_time.py [--repeat N]
 
-Prints the best of N runs in seconds, by the clock and of the processor, the slowest model last. Other programs
-on the machine make the first larger, and hardly the second.
+Prints the best of N runs in seconds, by the clock and of the processor, the slowest model last. Other
+programs on the machine make the first larger, and hardly the second.
 """
 
 from __future__ import annotations
