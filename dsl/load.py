@@ -22,11 +22,13 @@ def load(
     overrides: Sequence[str] = (),
     find_model: FindModel = no_models,
     shipped: Sequence[str] = (),
+    given_by: str = "--set",
 ) -> m.Spec:
     """A checked spec from a file, or from a shipped model by its bare name.
 
     `find_model` gives (file name, text) of a shipped model or None; `shipped` lists their names, for
-    suggestions. Raises SourceErrors with everything that is wrong.
+    suggestions. Raises SourceErrors with everything that is wrong; mistakes in overrides are said to be of
+    `given_by`.
     """
     bag = DiagnosticBag()
     found = bag.attempt(_read, spec, find_model, shipped)
@@ -34,7 +36,7 @@ def load(
         bag.raise_if_any()
     assert found is not None
     source, folder, identity = found
-    return _load(source, folder, identity, overrides, Resolver(find_model, shipped, bag))
+    return _load(source, folder, identity, overrides, Resolver(find_model, shipped, bag), given_by)
 
 
 def load_text(
@@ -83,13 +85,18 @@ def _check_size(source: SourceText) -> None:
 
 
 def _load(
-    source: SourceText, folder: Path, identity: str, overrides: Sequence[str], resolver: Resolver
+    source: SourceText,
+    folder: Path,
+    identity: str,
+    overrides: Sequence[str],
+    resolver: Resolver,
+    given_by: str = "--set",
 ) -> m.Spec:
     bag = resolver.bag
     bag.attempt(_check_size, source)
     bag.raise_if_any()
     file = resolver.resolve(source, folder, identity)
-    file = apply_overrides(file, overrides, bag)
+    file = apply_overrides(file, overrides, bag, given_by)
     return check_file(file, bag)
 
 

@@ -20,19 +20,21 @@ _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,15}")
 _LENGTH = 100_000  # characters of one override
 
 
-def apply_overrides(file: s.File, overrides: Sequence[str], bag: DiagnosticBag) -> s.File:
-    """The tree with every override applied, in order. Mistakes go to the bag."""
+def apply_overrides(
+    file: s.File, overrides: Sequence[str], bag: DiagnosticBag, given_by: str = "--set"
+) -> s.File:
+    """The tree with every override applied, in order. Mistakes go to the bag, in a text called `given_by`."""
     if len(overrides) > OVERRIDES:
         bag.add(c.TOO_LARGE.at(None, f"at most {OVERRIDES} overrides"))
         return file
     for text in overrides:
-        file = bag.attempt(_apply, file, text, bag) or file
+        file = bag.attempt(_apply, file, text, bag, given_by) or file
     return file
 
 
-def _apply(file: s.File, text: str, bag: DiagnosticBag) -> s.File:
+def _apply(file: s.File, text: str, bag: DiagnosticBag, given_by: str) -> s.File:
     path, equals, value_text = text.partition("=")
-    source = SourceText("--set", text[:_LENGTH])
+    source = SourceText(given_by, text[:_LENGTH])
     whole = Span(source, 0, len(source.text))
     if not equals or not value_text.strip() or len(text) > _LENGTH:
         raise Mistake(c.BAD_OVERRIDE.at(whole, "expected PATH=VALUE, such as `train.sequence=128`"))

@@ -18,6 +18,7 @@ from .importing import check_config, checkpoint_overrides
 from .keys import flatten, same, shown
 
 _TYPE = "model_type"
+_ELSE = "`moec models` lists those there are; `--spec FILE` takes a text of your own"
 
 
 def spec_with_config(
@@ -25,7 +26,7 @@ def spec_with_config(
 ) -> m.Spec:
     """A file, or a shipped model by its name, with all values of a config.json. Raises SourceErrors."""
     overrides = checkpoint_overrides(config, load(spec, (), find_model, shipped))
-    found = load(spec, overrides, find_model, shipped)
+    found = load(spec, overrides, find_model, shipped, given_by="config.json")
     check_config(config, found)
     return found
 
@@ -63,7 +64,7 @@ def _candidates(config: Mapping[str, object], find_model: FindModel, shipped: Se
     if not candidates:
         label = f"no shipped model has {_TYPE} {shown(wanted)}"
         known = sorted({found for found in types.values() if found is not None})
-        advice = nearest(str(wanted)[:80], known) or "`moec models` lists those there are"
+        advice = nearest(str(wanted)[:80], known) or _ELSE
         raise SourceErrors([c.CONFIG_MISMATCH.at(None, label, advice=advice)])
     return candidates
 

@@ -47,7 +47,7 @@ def checkpoint_overrides(config: Mapping[str, object], spec: m.Spec) -> list[str
     for entry in checkpoint.config:
         for setting in bag.attempt(_settings, entry, values, file) or []:
             settings[setting.path] = _agreed(settings.get(setting.path), setting, entry, bag)
-    changed = apply_overrides(file, _overrides(settings, bag), bag) if not len(bag) else file
+    changed = apply_overrides(file, _overrides(settings, bag), bag, "config.json") if not len(bag) else file
     for entry in filter(has_names, checkpoint.config) if not len(bag) else ():
         for setting in bag.attempt(number_settings, entry, values, changed) or []:
             settings[setting.path] = _agreed(settings.get(setting.path), setting, entry, bag)
