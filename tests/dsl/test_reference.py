@@ -214,6 +214,12 @@ def test_the_examples_check_and_are_canonical(text: str) -> None:
     assert dsl.format_text(text) == text
 
 
+def test_the_whole_text_is_one_that_is_compared_with_transformers() -> None:
+    """With its weight map and its config: a row of the table of families."""
+    compared = Path(__file__).parents[1] / "exchange" / "unshipped" / "dots_llm1.moe"
+    assert EXAMPLES[-1] == compared.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("equations", LAYERS, ids=range(len(LAYERS)))
 def test_the_equations_check(equations: str) -> None:
     own = "        x += attention(norm(x))\n        x += experts(norm(x))\n"

@@ -7,6 +7,11 @@ from .family import Family
 HUNYUAN = {"num_experts": 8, "moe_topk": 3}
 NTK = {"rope_type": "dynamic", "rope_theta": 10_000.0, "alpha": 100.0, "factor": 1.0}
 # The experts' output is normed: with a small eps the norm would undo what multiplies all of it.
+DOTS = {
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48, "n_shared_experts": 2,
+    "num_key_value_heads": 4, "first_k_dense_replace": 1, "norm_topk_prob": True,
+    "routed_scaling_factor": 1.7, "max_window_layers": 4,
+}  # fmt: skip
 KOLIBRI = {
     "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48,
     "shared_expert_intermediate_size": 80, "head_dim": 24, "sliding_window": 8,
@@ -36,6 +41,20 @@ FAMILIES = {
             "head_dim": 16,
             "rope_parameters": NTK | {"alpha": 3.5},
             "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "dots1": Family("Dots1", "dots_llm1.moe", DOTS),
+    "dots1-tied": Family(
+        "Dots1",
+        "dots_llm1.moe",
+        DOTS
+        | {
+            "num_key_value_heads": 2,
+            "first_k_dense_replace": 0,
+            "n_shared_experts": 1,
+            "norm_topk_prob": False,
+            "routed_scaling_factor": 0.7,
             "tie_word_embeddings": True,
         },
     ),
@@ -77,6 +96,7 @@ FAMILIES = {
         LAGUNA
         | {
             "gating": "per-element",
+            "moe_routed_scaling_factor": 1.3,
             "attention_bias": True,
             "tie_word_embeddings": True,
             "mlp_layer_types": ["sparse", "sparse", "dense", "sparse"],
