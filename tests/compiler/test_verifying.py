@@ -73,12 +73,24 @@ def test_models_on_four_ranks(name: str) -> None:
     assert {"loss", "expert load"} <= {d.name for d in found}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+LAYOUTS = ((FOUR_RANKS, "none", "4"), (THREE_RANKS, "full", "3"))
+
+
 @pytest.mark.parametrize(
-    ("degrees", "recompute"), [(FOUR_RANKS, "none"), (THREE_RANKS, "full")], ids=["4", "3"]
+    ("variant", "degrees", "recompute"),
+    [
+        pytest.param(
+            variant, *layout[:2], id=f"{layout[2]}-{variant}", marks=() if turn else pytest.mark.slow
+        )
+        for number, variant in enumerate(VARIANTS)
+        for layout, turn in zip(LAYOUTS, (number % 2, 1 - number % 2), strict=True)
+    ],
 )
 def test_variants(variant: str, degrees: dict[str, int], recompute: str) -> None:
-    """Five sequences on three or four ranks, and four experts on three: nothing is even."""
+    """Five sequences on three or four ranks, and four experts on three: nothing is even.
+
+    Every variant on one of the layouts in turn, and among the slow tests on the other.
+    """
     spec = small_spec(variant, recompute=recompute, **degrees)  # type: ignore[arg-type]
     assert failing(gradients_only(spec)) == set()
 
