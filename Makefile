@@ -12,11 +12,13 @@
 #   TORCH_INDEX=URL       where to take torch from. By default pip decides, and on Linux takes a CUDA build of some
 #                         gigabytes; https://download.pytorch.org/whl/cpu has builds for machines without a GPU
 #   PYTEST_ARGS=...       more arguments for pytest, such as `-k router -x`
+#   WORKERS=              run the tests one by one, not in two processes
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+WORKERS ?= -n 2 --dist loadgroup
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -34,10 +36,10 @@ test test-all bench goldens: export OMP_NUM_THREADS = 1
 test test-all bench goldens: export TOKENIZERS_PARALLELISM = false
 
 test: lint mpich
-	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest $(WORKERS) -m "not slow" $(PYTEST_ARGS)
 
 test-all: lint mpich
-	$(BIN)/pytest -m "slow or not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest $(WORKERS) -m "slow or not slow" $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/one_rank.py
