@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `pytest -n`, the tests of a file stay together, for what they share; one MPI job runs at a time."""
+    """Under `pytest -n`, the tests of a file stay together, and one MPI job runs at a time."""
     for item in items:
         group = "mpi" if item.get_closest_marker("mpi") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
