@@ -21,6 +21,7 @@ from moec.runtime.data.tokenizer import open_tokenizer
 from moec.runtime.errors import ExitCode, UserError
 from moec.runtime.guard import describe, exit_code_of
 from moec.runtime.job import Job, agree, default_transport, open_job
+from moec.runtime.loop import Companion, train
 from moec.runtime.record.earlier import set_aside
 from moec.runtime.record.metrics import StepMetrics
 from moec.runtime.record.recorder import MODEL, STATUS, WEIGHTS, NoRecord, Recorder, RunRecord
@@ -227,10 +228,25 @@ def _held_bytes(state: TrainState) -> dict[str, int]:
 
 
 def _train(trainer: Trainer, steps: int, recorder: Recorder) -> None:
-    for step in range(steps):
-        result = trainer.step(step)
-        recorder.step(_metrics(result))
-        check_finite(result)  # the record shows what went wrong
+    companions = _companions()
+    try:
+        train(trainer, range(steps), companions, lambda result: recorder.step(_metrics(result)))
+    finally:
+        for companion in companions:
+            companion.close()
+
+
+def _companions() -> tuple[Companion, ...]:
+    """What goes along with the run, in the order in which it is told of a step."""
+    return (Finite(),)
+
+
+class Finite(Companion):
+    """Ends the run at numbers that are none."""
+
+    def after_step(self, result: StepResult) -> None:
+        """See `check_finite`."""
+        check_finite(result)
 
 
 def _metrics(result: StepResult) -> StepMetrics:
