@@ -22,6 +22,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from moec.runtime.errors import UserError
 
@@ -64,17 +65,7 @@ def _fault(text: str, kinds: tuple[str, ...]) -> Fault:
     return found
 
 
-_KEYS: dict[str, Callable[[str], object]] = {
-    "rank": lambda text: _whole(text),
-    "step": lambda text: _whole(text),
-    "point": lambda text: _matching(r"[a-z][a-z0-9_.]*", text),
-    "times": lambda text: ALWAYS if text == "always" else _whole(text),
-    "seconds": float,
-    "factor": float,
-}
-
-
-def _value(fault: str, key: str, text: str) -> object:
+def _value(fault: str, key: str, text: str) -> Any:
     try:
         return _KEYS[key](text)
     except KeyError:
@@ -91,6 +82,16 @@ def _matching(pattern: str, text: str) -> str:
     if not re.fullmatch(pattern, text):
         raise ValueError(text)
     return text
+
+
+_KEYS: dict[str, Callable[[str], Any]] = {
+    "rank": _whole,
+    "step": _whole,
+    "point": lambda text: _matching(r"[a-z][a-z0-9_.]*", text),
+    "times": lambda text: ALWAYS if text == "always" else _whole(text),
+    "seconds": float,
+    "factor": float,
+}
 
 
 class Injector:
