@@ -7,6 +7,7 @@ needs and no more.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,25 @@ class _Code:
     outputs: tuple[Any, ...]
 
 
+class Position:
+    """Where the executor is, for threads that watch it; a failure leaves it where it happened.
+
+    `stack` has a (program, call) for every program that runs, outermost first. `done` counts instructions, so
+    that two looks tell whether there was progress. `waited_s` adds up the time in the waits of collectives.
+    """
+
+    __slots__ = ("done", "stack", "waited_s")
+
+    def __init__(self) -> None:
+        self.stack: list[list[Any]] = []
+        self.done = 0
+        self.waited_s = 0.0
+
+    def instructions(self) -> list[tuple[str, Instruction]]:
+        """The programs that run and the instruction of each, outermost first, as of now."""
+        return [(program, call.instruction) for program, call in list(self.stack) if call is not None]
+
+
 class Executor:
     """Runs the programs of a bundle. `groups` are this rank's communicators by axis."""
 
@@ -79,6 +99,7 @@ class Executor:
         self, programs: Mapping[str, Program], groups: Mapping[str, Group], device: torch.device
     ) -> None:
         self.groups, self.device = groups, device
+        self.position = Position()
         self.code = {name: self._compile(program) for name, program in programs.items()}
 
     def run(self, program: str, arguments: list[Any]) -> tuple[Any, ...]:
@@ -90,7 +111,12 @@ class Executor:
         arguments.clear()
         for slot in code.unused:
             frame[slot] = None
+        at = self.position
+        here: list[Any] = [program, None]
+        at.stack.append(here)
         for call in code.calls:
+            here[1] = call
+            at.done += 1
             filled = list(call.arguments)
             for position, slot in call.direct:
                 filled[position] = frame[slot]
@@ -110,6 +136,7 @@ class Executor:
             if call.result is not None:
                 frame[call.result] = result
             del result
+        at.stack.pop()
         return tuple(_fill(output, frame) for output in code.outputs)
 
     def _compile(self, program: Program) -> _Code:
@@ -148,10 +175,16 @@ class Executor:
         if instruction.op == "moec.call":
             return self.run
         if instruction.op == "moec.wait":
-            return _wait
+            return self._wait
         if instruction.op in COLLECTIVE_STARTS:
             return self._collective(instruction)
         return INSTRUCTIONS[instruction.op]
+
+    def _wait(self, handle: Any) -> Tensor:
+        start_s = time.perf_counter()
+        result: Tensor = handle.wait()
+        self.position.waited_s += time.perf_counter() - start_s
+        return result
 
     def _collective(self, instruction: Instruction) -> Callable[..., Any]:
         axis = instruction.arguments[-1]
@@ -189,11 +222,6 @@ class _FilledUp:
         """Block until it is done."""
         arrived = self.handle.wait()
         return torch.cat([arrived, arrived.new_zeros((self.missing, *arrived.shape[1:]))])
-
-
-def _wait(handle: Any) -> Tensor:
-    result: Tensor = handle.wait()
-    return result
 
 
 def _last_uses(program: Program) -> tuple[dict[str, set[str]], set[str]]:
