@@ -68,7 +68,14 @@ def rope_kernel(
     pairs = len(frequencies)
     end = start + 2 * pairs
     require(x.dim() == 4 and 0 <= start < end <= x.shape[3], f"rotates dims {start} to {end} of a head", x)
-    cos, sin = _rope_table(x.shape[1], frequencies, magnitude, inverse, x.dtype, x.device)
+    cos, sin = rope_table(x.shape[1], frequencies, magnitude, inverse, x.dtype, x.device)
+    return turned(x, start, cos, sin, interleaved)
+
+
+def turned(x: Tensor, start: int, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """(B, S, H, d) -> the same, dims [start, start + 2 n) turned by `cos` and `sin`, (S, 1, n) or (B, S, 1, n)."""
+    pairs = cos.shape[-1]
+    end = start + 2 * pairs
     out = x.new_empty(x.shape)
     if 2 * pairs < x.shape[3]:
         out[..., :start] = x[..., :start]
@@ -105,7 +112,7 @@ def _halves(start: int, pairs: int, interleaved: bool) -> tuple[slice, slice]:
 
 
 @lru_cache(maxsize=32)
-def _rope_table(
+def rope_table(
     length: int,
     frequencies: tuple[float, ...],
     magnitude: float,
@@ -123,11 +130,11 @@ def _rope_table(
 def position_scale_kernel(x: Tensor, scale: float, period: int, offset: int) -> Tensor:
     """(B, S, H, d) -> the same, each position times its factor."""
     require(x.dim() == 4 and period > 0, f"positions are those of (B, S, H, d), by {period} of them", x)
-    return x * _position_factors(x.shape[1], scale, period, offset, x.dtype, x.device)
+    return x * position_factors(x.shape[1], scale, period, offset, x.dtype, x.device)
 
 
 @lru_cache(maxsize=8)
-def _position_factors(
+def position_factors(
     length: int, scale: float, period: int, offset: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """1 + scale * ln(1 + floor((position + offset) / period)), (S, 1, 1)."""
