@@ -76,7 +76,12 @@ class _Fill:
 
     def _default_setting(self, param: Param, block: s.Block) -> s.Setting:
         assert param.default is not None
-        derived = {"sequence": self.spec.train.sequence, "steps": self.spec.train.steps or 0}
+        precision, train = self.spec.precision, self.spec.train
+        derived = {
+            **{name: getattr(precision, name) for name in ("params", "reduce", "router", "optimizer")},
+            "sequence": train.sequence,
+            "steps": train.steps or 0,
+        }
         value = expression(str(derived[param.name]) if param.derived else param.default)
         target = s.Target((s.Field(param.name),), False, block.span)
         return self._setting(s.Setting((target,), False, value, None, block.span), param.takes)

@@ -53,6 +53,7 @@ from .models import TOO_MANY_PARAMETERS as TOO_MANY_PARAMETERS
 from .models import TOP_TOO_LARGE as TOP_TOO_LARGE
 from .models import VARIES as VARIES
 from .runs import BATCH_NOT_MULTIPLE as BATCH_NOT_MULTIPLE
+from .runs import FORMATS_APART as FORMATS_APART
 from .runs import MICRO_BATCHES as MICRO_BATCHES
 from .runs import SEQUENCE_TOO_LONG as SEQUENCE_TOO_LONG
 from .runs import STEPS_AND_EPOCHS as STEPS_AND_EPOCHS

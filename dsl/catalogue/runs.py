@@ -10,6 +10,12 @@ TWO_RESTS = Kind(
     "two degrees are `rest`",
     "At most one degree of `parallel` is `rest`: what the other degrees leave of the world.",
 )
+FORMATS_APART = Kind(
+    "MOE0702",
+    "number formats that do not go together",
+    "`compute = fp64` means fp64 for all of `precision`, and nothing else is fp64 without it. The router's "
+    "product is not in a narrower format than the rest: `router = bf16` needs `compute = bf16`.",
+)
 
 # --- 08 training ---
 SEQUENCE_TOO_LONG = Kind(

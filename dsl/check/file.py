@@ -7,8 +7,10 @@ from moec.dsl import limits
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
 from moec.dsl.check.checkpoint import check_checkpoint
+from moec.dsl.check.memory import check_memory
 from moec.dsl.check.model import check_model
-from moec.dsl.check.settings import check_memory, check_parallel, check_precision
+from moec.dsl.check.precision import check_precision
+from moec.dsl.check.settings import check_parallel
 from moec.dsl.check.train import check_train
 from moec.dsl.diagnostics import DiagnosticBag, nearest
 from moec.dsl.format import format_file
@@ -26,7 +28,7 @@ def check_file(file: s.File, bag: DiagnosticBag) -> m.Spec:
     context = model.context if model is not None else limits.CONTEXT
     parallel = check_parallel(file.block("parallel"), bag)
     precision = check_precision(file.block("precision"), bag)
-    memory = check_memory(file.block("memory"), bag)
+    memory = check_memory(file.block("memory"), sound, bag)
     train = check_train(file.block("train"), context, bag)
     checkpoint = check_checkpoint(file.block("checkpoint"), file, sound, bag)
     bag.raise_if_any()

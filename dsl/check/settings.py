@@ -1,4 +1,4 @@
-"""`parallel`, `precision`, `memory` and `train` blocks -> their specs, defaults filled in."""
+"""The `parallel` block -> its spec, and what all blocks of settings share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moec.dsl import catalogue as c
 from moec.dsl import limits
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
-from moec.dsl.check.values import not_yet, whole, word
+from moec.dsl.check.values import not_yet, whole
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.source import Span
 from moec.dsl.vocabulary import BLOCKS, find
@@ -108,23 +108,3 @@ def _degree(name: str, expr: s.Expr) -> int | None:
     if isinstance(expr, s.Ref) and expr.text == "rest":
         return None
     return whole(expr, name, limits.DEGREE)
-
-
-def check_precision(block: s.Block | None, bag: DiagnosticBag) -> m.PrecisionSpec:
-    """Number formats of the parts of a step."""
-    found = settings_of(block, "precision", bag)
-    for name in ("compute", "params", "reduce", "router"):
-        found.read(name, partial(_format, name), "fp32")
-    return m.PrecisionSpec(origin=found.origin())
-
-
-def _format(name: str, expr: s.Expr) -> str:
-    return word(expr, name, ("fp32",), ("bf16", "fp16", "fp64", "fp8"))
-
-
-def check_memory(block: s.Block | None, bag: DiagnosticBag) -> m.MemorySpec:
-    """What is kept between forward and backward."""
-    found = settings_of(block, "memory", bag)
-    later = ("attention", "experts", "layer")
-    recompute = found.read("recompute", lambda e: word(e, "recompute", ("none", "full"), later), "none")
-    return m.MemorySpec("full" if recompute == "full" else "none", found.origin())

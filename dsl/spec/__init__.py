@@ -41,6 +41,13 @@ from .components import RmsNorm as RmsNorm
 from .components import Rope as Rope
 from .components import RopeScaling as RopeScaling
 from .components import Yarn as Yarn
+from .memory import Gathered as Gathered
+from .memory import MemorySpec as MemorySpec
+from .memory import Offload as Offload
+from .memory import Recompute as Recompute
+from .memory import RecomputeAuto as RecomputeAuto
+from .memory import RecomputeNames as RecomputeNames
+from .memory import RecomputeWord as RecomputeWord
 from .model import Call as Call
 from .model import Component as Component
 from .model import Embed as Embed
@@ -83,7 +90,6 @@ from .training import AdamW as AdamW
 from .training import Constant as Constant
 from .training import Cosine as Cosine
 from .training import DType as DType
-from .training import MemorySpec as MemorySpec
 from .training import ParallelSpec as ParallelSpec
 from .training import PrecisionSpec as PrecisionSpec
 from .training import Schedule as Schedule

@@ -34,20 +34,19 @@ class ParallelSpec:
 
 @dataclass(frozen=True)
 class PrecisionSpec:
-    """Number formats: of compute, of parameters and optimizer state, of gradient sums, and of the router."""
+    """Number formats of a step.
+
+    `compute`: matrices, activations and their gradients. `params`: the parameters that the optimizer changes,
+    and the gradients that it sees. `reduce`: sums of gradients over ranks. `router`: the product of tokens
+    with a router's matrix. `optimizer`: the moments of gradients. Norms, softmax, a router's scores, losses
+    and statistics are in fp32, or in fp64 where all is.
+    """
 
     compute: DType = "fp32"
     params: DType = "fp32"
     reduce: DType = "fp32"
     router: DType = "fp32"
-    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class MemorySpec:
-    """`recompute`: what backward computes again instead of keeping it from forward."""
-
-    recompute: Literal["none", "full"] = "none"
+    optimizer: DType = "fp32"
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 

@@ -15,6 +15,8 @@ Role = Literal[
     "balance",
     "optimizer",
     "schedule",
+    "recompute",
+    "offload",
     "init",
     "pattern",
     "function",

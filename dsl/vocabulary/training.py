@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .construct import Construct, Param
+from .memory import MEMORY, MEMORY_WORDS
 
 WORDS = (
     Construct(
@@ -30,6 +31,7 @@ WORDS = (
         meaning="lr times a line from 0 to 1 over warmup, then 1",
     ),
     *(Construct(name, "schedule", supported=False) for name in ("linear_decay", "wsd", "inverse_sqrt")),
+    *MEMORY_WORDS,
     Construct(
         "normal", "init", (Param("std", "positive number", "0.02"),), meaning="matrices from N(0, std^2)"
     ),
@@ -78,7 +80,7 @@ MODEL = (
     Param("context", "count of tokens"),
     Param("init", "normal(std: S)", "normal(std: 0.02)", takes=("init",)),
 )
-_DTYPES = "fp32"
+_FP64 = "fp32, or fp64 where compute is"
 BLOCKS: dict[str, tuple[Param, ...]] = {
     "parallel": (
         Param("expert", "degree or rest", "1"),
@@ -90,13 +92,14 @@ BLOCKS: dict[str, tuple[Param, ...]] = {
             for name in ("tensor", "pipeline", "sequence", "expert_tensor")
         ),
     ),
-    "precision": tuple(Param(name, _DTYPES, "fp32") for name in ("compute", "params", "reduce", "router")),
-    "memory": (
-        Param("recompute", "none or full", "none", takes_none=True),
-        Param("imbalance", "number", supported=False),
-        Param("device", "bytes", supported=False),
-        Param("offload", "none or optimizer", supported=False),
+    "precision": (
+        Param("compute", "fp32, bf16 or fp64", "fp32", meaning="of matrices, activations, their gradients"),
+        Param("params", "fp32 or fp64", _FP64, derived=True, meaning="of what the optimizer changes"),
+        Param("reduce", "fp32, bf16 or fp64", _FP64, derived=True, meaning="of gradients summed over ranks"),
+        Param("router", "fp32, bf16 or fp64", _FP64, derived=True, meaning="of tokens times its matrix"),
+        Param("optimizer", "fp32, bf16 or fp64", _FP64, derived=True, meaning="of moments of gradients"),
     ),
+    "memory": MEMORY,
     "train": (
         Param("sequence", "count of tokens", "context, at most 4096", derived=True),
         Param("batch", "count of tokens, or of sequences", "8 sequences"),

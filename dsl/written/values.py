@@ -10,6 +10,7 @@ from moec.dsl import syntax as s
 from moec.dsl.format import format_expression
 from moec.dsl.vocabulary import CONSTRUCTS
 
+from .memory import memory_values
 from .nodes import call, node
 
 
@@ -79,9 +80,10 @@ def settings(spec: m.Spec) -> Iterator[Fact]:
     }
     for name, degree in degrees.items():
         yield _plain(f"parallel.{name}", "rest" if degree is None else str(degree))
-    for name in ("compute", "params", "reduce", "router"):
+    for name in ("compute", "params", "reduce", "router", "optimizer"):
         yield _plain(f"precision.{name}", str(getattr(spec.precision, name)))
-    yield _plain("memory.recompute", spec.memory.recompute)
+    for name, value in memory_values(spec.memory).items():
+        yield from flat(f"memory.{name}", value)
     yield from _train(spec.train)
 
 
