@@ -40,6 +40,12 @@ MOE_VARIANTS: dict[str, dict[str, str]] = {
         "moe": "identity: 1,",
         "router": "softmax | top(2) | capacity(0.7)",
     },
+    "padded capacity": {
+        "experts": "5",
+        "network": "swiglu(12, bias: true)",
+        "moe": "expert_norm: layer_norm(),",
+        "router": "softmax | top(2) | capacity(0.7, pad: true)",
+    },
     # --- experts ---
     "gpt-oss": {
         "experts": "4",

@@ -7,6 +7,7 @@ from functools import partial
 from torch import fx
 
 from moec.compiler import model_ops
+from moec.compiler.graph import value
 from moec.dsl.spec import Capacity, Moe
 
 from .balance import add_statistics
@@ -51,8 +52,24 @@ def _experts(scope: LayerScope, x: fx.Node, path: str, moe: Moe, routing: Routin
         weights = call(model_ops.ones_of_sent, weights, routing.sent, moe.experts)
     elif tail:
         weights = call(model_ops.weights_of_sent, weights, routing.sent, moe.experts)
-    out = _network(scope, rows, path, moe, counts, tail)
+    limit = next((stage for stage in moe.router if isinstance(stage, Capacity) and stage.pad), None)
+    if limit is None:
+        out = _network(scope, rows, path, moe, counts, tail)
+    else:
+        out = _padded(scope, rows, path, moe, counts, limit)
     return call(model_ops.combine, out, weights, order, inverse)
+
+
+def _padded(
+    scope: LayerScope, rows: fx.Node, path: str, moe: Moe, counts: fx.Node, limit: Capacity
+) -> fx.Node:
+    """Every expert computes as many rows as it has room for."""
+    call = partial(scope.call, at=limit.origin)
+    sequences = value(rows).shape[0] // (moe.top_k * scope.sequence)
+    room = sequences * model_ops.room(scope.sequence, moe.top_k, moe.routed, limit.factor)
+    padded = call(model_ops.pad_experts, rows, counts, room)
+    out = _network(scope, padded, path, moe, call(model_ops.padded_counts, counts, room), False)
+    return call(model_ops.unpad_experts, out, counts, room, rows)
 
 
 def _network(scope: LayerScope, rows: fx.Node, path: str, moe: Moe, counts: fx.Node, tail: bool) -> fx.Node:

@@ -24,7 +24,10 @@ from .experts import expert_mm as expert_mm
 from .experts import group_by_expert as group_by_expert
 from .experts import identity as identity
 from .experts import ones_of_sent as ones_of_sent
+from .experts import pad_experts as pad_experts
+from .experts import padded_counts as padded_counts
 from .experts import sigmoid_gate as sigmoid_gate
+from .experts import unpad_experts as unpad_experts
 from .experts import weigh_rows as weigh_rows
 from .experts import weights_of_sent as weights_of_sent
 from .feed_forward import activate as activate
@@ -36,6 +39,7 @@ from .router import expert_scale as expert_scale
 from .router import in_best_groups as in_best_groups
 from .router import kept as kept
 from .router import renormalize as renormalize
+from .router import room as room
 from .router import round_robin as round_robin
 from .router import scores_of as scores_of
 from .router import sigmoid as sigmoid
@@ -53,6 +57,8 @@ from .rows import rms_norm as rms_norm
 from .statistics import accumulate as accumulate
 from .statistics import balance_loss as balance_loss
 from .statistics import cross_entropy as cross_entropy
+from .statistics import dropped as dropped
+from .statistics import entropy_sum as entropy_sum
 from .statistics import expert_load as expert_load
 from .statistics import per_token as per_token
 from .statistics import probability_sum as probability_sum

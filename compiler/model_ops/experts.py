@@ -43,6 +43,23 @@ def weigh_rows(rows: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) ->
     return rows * by_row
 
 
+def pad_experts(rows: Tensor, counts: Tensor, room: int) -> Tensor:
+    """(R, D) by expert, (e,) -> (e * room, D): zeros behind the rows of each expert."""
+    padded: Tensor = routing_ops.pad_groups(rows, counts, room)
+    return padded
+
+
+def padded_counts(counts: Tensor, room: int) -> Tensor:
+    """(e,) -> (e,): the rows of each expert when all have `room`."""
+    return torch.full((counts.shape[0],), room, dtype=counts.dtype, device=counts.device)
+
+
+def unpad_experts(padded: Tensor, counts: Tensor, room: int, like: Tensor) -> Tensor:
+    """(e * room, D), (e,), `like` (R, ...) -> (R, D): undoes `pad_experts`; rows of no expert are zero."""
+    rows: Tensor = routing_ops.unpad_groups(padded, counts, room, like.shape[0])
+    return rows
+
+
 def expert_mm(rows: Tensor, weight: Tensor, counts: Tensor, tail: bool) -> Tensor:
     """(R, in), (e, out, in), (e,) -> (R, out); with a `tail`, rows beyond those of experts give zero."""
     out: Tensor = expert_ops.expert_mm(rows, weight, counts, tail)

@@ -134,13 +134,18 @@ def expert_scale(weights: Tensor, chosen: Tensor, scale: Tensor) -> Tensor:
     return weights * scale.expand(chosen.shape[0], -1).gather(1, chosen)
 
 
+def room(sequence: int, k: int, experts: int, factor: float) -> int:
+    """How many choices of a sequence an expert takes: ceil(factor * S * K / E), at most S."""
+    return min(sequence, math.ceil(Fraction(repr(factor)) * sequence * k / experts))
+
+
 def with_room(chosen: Tensor, sequence: int, experts: int, factor: float) -> Tensor:
     """(T, K) -> (T, K) bool: whether a choice is among the first of its expert in its sequence.
 
     An expert takes ceil(factor * S * K / E) choices of a sequence, in order of token and choice.
     """
     tokens, k = chosen.shape
-    capacity = min(sequence, math.ceil(Fraction(repr(factor)) * sequence * k / experts))
+    capacity = room(sequence, k, experts, factor)
     of_sequence = torch.arange(tokens, device=chosen.device).unsqueeze(1) // sequence
     queue = (of_sequence * experts + chosen).reshape(-1)  # one for every sequence and expert
     order = queue.argsort(stable=True)

@@ -60,7 +60,8 @@ def _copy_meta(source: ReferenceRegion, target: PartitionedRegion) -> None:
 def _cut_experts(region: PartitionedRegion, mesh: Mesh) -> None:
     """Expert parameters and counts: e experts a rank, rounded up, so that all ranks have one program.
 
-    What is not sent to experts does not arrive there: where rows travel, those at experts have no tail.
+    What is not sent to experts does not arrive there: where rows travel, those at experts have no tail. Room
+    is for the tokens of all ranks that share the experts.
     """
     by_path = {p.path: p for p in region.parameters}
     for node in region.parameter_nodes():
@@ -76,3 +77,12 @@ def _cut_experts(region: PartitionedRegion, mesh: Mesh) -> None:
             node.args = (sent, experts, -(-experts // mesh.expert) * mesh.expert)
         elif node.target is model_ops.expert_mm and mesh.expert > 1:
             node.update_arg(3, False)
+        elif node.target in (model_ops.pad_experts, model_ops.unpad_experts):
+            node.update_arg(2, _whole(node.args[2]) * mesh.expert)
+        elif node.target is model_ops.padded_counts:
+            node.update_arg(1, _whole(node.args[1]) * mesh.expert)
+
+
+def _whole(argument: object) -> int:
+    assert isinstance(argument, int)
+    return argument

@@ -17,12 +17,21 @@ from moec.runtime.abi.mesh import Mesh
 _AT_EXPERTS = (model_ops.expert_mm, model_ops.expert_add)
 """They take rows, a parameter, and the counts of rows by expert."""
 
+_PADDING: dict[object, tuple[int, ...]] = {
+    model_ops.pad_experts: (0, 1),
+    model_ops.padded_counts: (0,),
+    model_ops.unpad_experts: (1, 3),
+}
+"""Where they take rows and counts: padding is done at experts."""
+
 
 def required(node: fx.Node, mesh: Mesh) -> Iterator[tuple[int, Layout]]:
     """(argument position, layout) for every argument of `node` that needs one in particular."""
     if node.target in _AT_EXPERTS and isinstance(layout(node), AtExperts):
         yield 0, layout(node)
         yield 2, layout(node)
+    elif node.target in _PADDING and mesh.expert > 1:
+        yield from ((position, AtExperts("expert")) for position in _PADDING[node.target])
     elif node.target is model_ops.combine and mesh.expert > 1:
         yield 0, Batch()
     elif node.target is model_ops.balance_loss:

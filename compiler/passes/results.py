@@ -38,10 +38,15 @@ _PORTS: dict[str, Layout] = {
     "logits": Batch(),
 }
 
+_PUBLISHED: dict[str, Layout] = {"load": Partial(DATA), "dropped": Partial(DATA), "entropy": Partial(DATA)}
+"""What every MoE shows of its router, by the last part of the name."""
+
 _SUMMANDS: frozenset[Callable[..., object]] = frozenset(
     {
         torch.zeros,  # a statistic before the first layer: nothing yet, on every rank
         model_ops.expert_load,
+        model_ops.dropped,
+        model_ops.entropy_sum,
         model_ops.probability_sum,
         model_ops.square_logsumexp_sum,
         model_ops.accumulate,
@@ -53,6 +58,9 @@ _SUMMANDS: frozenset[Callable[..., object]] = frozenset(
     }
 )
 """What these compute from one rank's tokens are summands of the value for all tokens."""
+
+_PADDING = (model_ops.pad_experts, model_ops.padded_counts, model_ops.unpad_experts)
+"""Rows are filled up at their experts."""
 
 _LIKE_FIRST: frozenset[Callable[..., object]] = frozenset(
     {
@@ -68,7 +76,7 @@ _LIKE_FIRST: frozenset[Callable[..., object]] = frozenset(
 
 def port(name: str) -> Layout:
     """The layout of an input or output of a region: what one region gives is what the next one takes."""
-    return Partial(DATA) if name.endswith(".load") else _PORTS[name]
+    return _PORTS[name] if name in _PORTS else _PUBLISHED[name.rpartition(".")[2]]
 
 
 def result(node: fx.Node, region: PartitionedRegion, mesh: Mesh) -> Layout | None:
@@ -81,6 +89,8 @@ def result(node: fx.Node, region: PartitionedRegion, mesh: Mesh) -> Layout | Non
         return Partial(DATA)
     if node.target in (model_ops.dispatch, model_ops.combine):
         return Batch()
+    if node.target in _PADDING:
+        return AtExperts(EXPERT) if mesh.expert > 1 else Batch()
     if node.target in (model_ops.expert_mm, model_ops.expert_add):
         weight = layout(_argument(node, 1))
         return weight if isinstance(weight, AtExperts) else Batch()

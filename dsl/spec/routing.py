@@ -155,9 +155,14 @@ class ExpertScale:
 @dataclass(frozen=True)
 class Capacity:
     """An expert takes at most ceil(factor * S * k / E) choices of one sequence, in order of position; others
-    are dropped."""
+    are dropped.
+
+    `pad`: every expert computes as many rows as it has room for, zeros where there is no token, so that the
+    work of all experts is one size.
+    """
 
     factor: float
+    pad: bool = False
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 

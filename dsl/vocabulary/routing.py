@@ -155,11 +155,20 @@ STAGES = (
     Construct(
         "capacity",
         "stage",
-        (Param("factor", "positive number"),),
+        (
+            Param("factor", "positive number"),
+            Param(
+                "pad",
+                "true or false",
+                "false",
+                meaning="every expert computes as many rows as it may take, zeros where there is no "
+                "token: one amount of work for all, and the same result",
+            ),
+        ),
         positional=True,
         meaning="an expert takes at most ceil(factor * S * k / experts) choices of a sequence of S tokens, "
         "in the order of positions; further ones are dropped, their weight is 0. Fedus et al., 2021.",
-        users="switch_transformers",
+        users="switch_transformers; pad: Megatron-Core's padding to capacity",
     ),
 )
 

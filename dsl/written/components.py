@@ -265,7 +265,7 @@ def _(stage: m.Renormalize) -> s.Expr:
 
 @_stage.register
 def _(stage: m.Capacity) -> s.Expr:
-    return call("capacity", stage.factor)
+    return call("capacity", stage.factor, pad=stage.pad)
 
 
 def _term(term: m.BalanceTerm) -> s.Expr:

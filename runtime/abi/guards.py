@@ -125,6 +125,15 @@ def check_rows(*rows: Tensor) -> None:
     require(all(x.dim() == 2 for x in rows), "rows are (rows, D)", *rows)
 
 
+def check_groups(rows: int, counts: Tensor, room: int) -> None:
+    """`counts` (e,) int64: sizes of groups, none above `room`, that are all among `rows`."""
+    require(counts.dim() == 1 and counts.dtype == torch.int64, "sizes of groups are int64 (e,)", counts)
+    require(rows >= 0 and room >= 0, f"rows {rows} and room {room} are counts")
+    if counts.device.type == "cpu" and counts.numel():
+        fits = int(counts.min()) >= 0 and int(counts.max()) <= room and int(counts.sum()) <= rows
+        require(fits, f"groups of at most {room} rows lie among {rows} rows", counts)
+
+
 def check_adamw(shards: Sequence[Tensor], step: Tensor) -> None:
     """Shards (numel,) of one dtype, contiguous; `step` () float on their device."""
     first = shards[0]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .guards import check_order, check_rows, require
+from .guards import check_groups, check_order, check_rows, require
 from .registry import operation
 
 
@@ -114,6 +114,74 @@ def _dispatch_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 dispatch.register_autograd(_dispatch_backward, setup_context=_dispatch_saves)
+
+
+def _padded_places(counts: Tensor, room: int) -> Tensor:
+    """(e,) sizes of groups -> (sum,) int64: where each of their rows lies when every group has `room`."""
+    starts = counts.cumsum(0) - counts
+    shifts = torch.arange(counts.shape[0], device=counts.device) * room - starts
+    shift = shifts.repeat_interleave(counts)
+    return shift + torch.arange(shift.shape[0], device=counts.device)
+
+
+@operation("pad_groups")
+def pad_groups(rows: Tensor, counts: Tensor, room: int) -> Tensor:
+    """(R, D) in groups, (e,) int64 sizes of the groups -> (e * room, D): zeros behind the rows of each.
+
+    Rows behind the last group are left out. No group has more than `room` rows.
+    """
+    check_rows(rows)
+    check_groups(rows.shape[0], counts, room)
+    index = _padded_places(counts, room)
+    padded = rows.new_zeros((counts.shape[0] * room, rows.shape[1]))
+    padded[index] = rows[: index.shape[0]]
+    return padded
+
+
+@pad_groups.register_fake
+def _(rows: Tensor, counts: Tensor, room: int) -> Tensor:
+    return rows.new_empty((counts.shape[0] * room, rows.shape[1]))
+
+
+@operation("unpad_groups")
+def unpad_groups(padded: Tensor, counts: Tensor, room: int, rows: int) -> Tensor:
+    """(e * room, D), (e,) int64 sizes of groups -> (rows, D): undoes `pad_groups`, zeros behind groups."""
+    check_rows(padded)
+    require(padded.shape[0] == counts.shape[0] * room, f"every group has room for {room}", padded, counts)
+    check_groups(rows, counts, room)
+    index = _padded_places(counts, room)
+    found = padded.new_zeros((rows, padded.shape[1]))
+    found[: index.shape[0]] = padded[index]
+    return found
+
+
+@unpad_groups.register_fake
+def _(padded: Tensor, counts: Tensor, room: int, rows: int) -> Tensor:
+    return padded.new_empty((rows, padded.shape[1]))
+
+
+def _pad_saves(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.room, ctx.rows = inputs[2], inputs[0].shape[0]
+
+
+def _pad_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (counts,) = ctx.saved_tensors
+    return unpad_groups(grad, counts, ctx.room, ctx.rows), None, None
+
+
+def _unpad_saves(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.room = inputs[2]
+
+
+def _unpad_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (counts,) = ctx.saved_tensors
+    return pad_groups(grad, counts, ctx.room), None, None, None
+
+
+pad_groups.register_autograd(_pad_backward, setup_context=_pad_saves)
+unpad_groups.register_autograd(_unpad_backward, setup_context=_unpad_saves)
 
 
 @operation("combine")

@@ -197,11 +197,12 @@ def test_all_choices_on_identity_experts() -> None:
     plain.check([row * score.max() for row, score in zip(rows, scores, strict=True)])
 
 
+@pytest.mark.parametrize("pad", ["", ", pad: true"])
 @pytest.mark.parametrize("capacity", [0.4, 100.0])
-def test_choices_without_room_give_nothing(capacity: float) -> None:
+def test_choices_without_room_give_nothing(capacity: float, pad: str) -> None:
     """Also where experts have biases and a norm with one: a row that is not sent meets neither."""
     plain = Plain(
-        router=f"softmax | top(2) | capacity({capacity})",
+        router=f"softmax | top(2) | capacity({capacity}{pad})",
         network="swiglu(12, bias: true)",
         moe="expert_norm: layer_norm(eps: 1e-3),",
     )

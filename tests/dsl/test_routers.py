@@ -65,6 +65,9 @@ STAGES: Cases = {
     ),
     ("renormalize", "p"): _router("softmax | top(2) | renormalize(p: 2)", SCORE, TOP, m.Renormalize(p=2.0)),
     ("capacity", "factor"): _router("softmax | top(2) | capacity(1.25)", SCORE, TOP, m.Capacity(1.25)),
+    ("capacity", "pad"): _router(
+        "softmax | top(2) | capacity(2, pad: true)", SCORE, TOP, m.Capacity(2.0, True)
+    ),
 }
 LOSSES: Cases = {
     ("aux_loss", "coefficient"): _loss("aux_loss(0.01)", m.AuxLoss(0.01)),

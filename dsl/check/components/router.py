@@ -97,7 +97,7 @@ _STAGES: Mapping[str, Callable[[Read], m.RouterStage]] = {
     "round_robin": lambda read: m.RoundRobin(_k(read), read.origin),
     "renormalize": _renormalize,
     "expert_scale": lambda read: m.ExpertScale(read.origin),
-    "capacity": lambda read: m.Capacity(read.real("factor", 1.0), read.origin),
+    "capacity": lambda read: m.Capacity(read.real("factor", 1.0), read.flag("pad"), read.origin),
 }
 
 # --- rules with the number of experts ---
