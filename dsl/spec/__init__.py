@@ -41,6 +41,8 @@ from .components import RmsNorm as RmsNorm
 from .components import Rope as Rope
 from .components import RopeScaling as RopeScaling
 from .components import Yarn as Yarn
+from .data import Documents as Documents
+from .data import Evaluated as Evaluated
 from .memory import Gathered as Gathered
 from .memory import MemorySpec as MemorySpec
 from .memory import Offload as Offload

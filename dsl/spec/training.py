@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .data import Documents, Evaluated
 from .origin import NOWHERE, Origin
 
 DType = Literal["fp32", "bf16", "fp64"]
@@ -105,3 +106,5 @@ class TrainSpec:
     def batch_sequences(self) -> int:
         """Sequences of the global batch."""
         return self.batch_tokens // self.sequence
+    documents: Documents = "joined"
+    validation: Evaluated | None = None

@@ -15,6 +15,8 @@ Role = Literal[
     "balance",
     "optimizer",
     "schedule",
+    "saving",
+    "validation",
     "recompute",
     "offload",
     "init",

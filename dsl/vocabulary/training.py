@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .construct import Construct, Param
+from .data import DATA, DATA_WORDS
 from .memory import MEMORY, MEMORY_WORDS
 
 WORDS = (
@@ -32,6 +33,16 @@ WORDS = (
     ),
     *(Construct(name, "schedule", supported=False) for name in ("linear_decay", "wsd", "inverse_sqrt")),
     *MEMORY_WORDS,
+    *DATA_WORDS,
+    Construct(
+        "saved",
+        "saving",
+        (
+            Param("every", "steps", "1000", meaning="how many lie between two checkpoints"),
+            Param("keep", "count", "3", meaning="how many checkpoints are kept, the newest"),
+        ),
+        meaning="the whole training state goes to disk while training goes on; the last state too",
+    ),
     Construct(
         "normal", "init", (Param("std", "positive number", "0.02"),), meaning="matrices from N(0, std^2)"
     ),
@@ -110,6 +121,15 @@ BLOCKS: dict[str, tuple[Param, ...]] = {
         Param("schedule", "cosine(...) or constant(...)", "cosine()", takes=("schedule",)),
         Param("clip", "positive number or none", "1.0", takes_none=True),
         Param("seed", "whole number", "0"),
+        Param(
+            "checkpoint",
+            "saved(...) or none",
+            "none",
+            takes_none=True,
+            takes=("saving",),
+            opened="saved()",
+        ),
+        *DATA,
     ),
 }
 DEFAULT_SEQUENCE = 4096

@@ -111,6 +111,10 @@ def _train(train: m.TrainSpec) -> Iterator[Fact]:
         else call("constant", warmup=schedule.warmup),
         "clip": node(train.clip),
         "seed": node(train.seed),
+        "documents": node(train.documents),
+        "validation": node(None)
+        if train.validation is None
+        else call("evaluated", every=train.validation.every, batches=train.validation.batches),
     }
     for name, value in values.items():
         yield from flat(f"train.{name}", value)

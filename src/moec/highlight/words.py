@@ -44,6 +44,8 @@ OF_ROLE: dict[Role, Class] = {
     "balance": "balance",
     "optimizer": "setup",
     "schedule": "setup",
+    "saving": "setup",
+    "validation": "setup",
     "init": "setup",
     "pattern": "function",
     "function": "function",
