@@ -8,6 +8,7 @@ from moec.dsl import spec as m
 from moec.dsl import syntax as s
 from moec.dsl.check.arguments import bind, callee
 from moec.dsl.check.data import read_documents, read_validation
+from moec.dsl.check.saving import checkpointing
 from moec.dsl.check.settings import Settings, settings_of
 from moec.dsl.check.values import EMPTY, is_none, quantity, real, short, whole, wrong_type
 from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, Mistake
@@ -33,6 +34,7 @@ def check_train(block: s.Block | None, context: int, bag: DiagnosticBag) -> m.Tr
         schedule=found.read("schedule", lambda e: _schedule(e, bag), m.Cosine()),
         clip=found.read("clip", lambda e: None if is_none(e) else real(e, "clip"), 1.0),
         seed=found.read("seed", lambda e: whole(e, "seed", limits.SEED, 0), 0),
+        checkpoint=found.read("checkpoint", lambda e: checkpointing(e, bag), None),
         documents=found.read("documents", read_documents, "joined"),
         validation=found.read("validation", lambda e: read_validation(e, bag), None),
         origin=found.origin(),

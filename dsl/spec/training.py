@@ -83,6 +83,14 @@ Schedule = Cosine | Constant
 
 
 @dataclass(frozen=True)
+class Checkpointing:
+    """The training state is saved `every` so many steps and at the end; the newest `keep` stay."""
+
+    every: int = 1000
+    keep: int = 3
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     """`batch_tokens` counts tokens of the global batch; it is a multiple of `sequence`.
 
@@ -100,11 +108,12 @@ class TrainSpec:
     schedule: Schedule = field(default_factory=Cosine)
     clip: float | None = 1.0
     seed: int = 0
+    checkpoint: Checkpointing | None = None
+    documents: Documents = "joined"
+    validation: Evaluated | None = None
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
     @property
     def batch_sequences(self) -> int:
         """Sequences of the global batch."""
         return self.batch_tokens // self.sequence
-    documents: Documents = "joined"
-    validation: Evaluated | None = None

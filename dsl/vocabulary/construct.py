@@ -44,6 +44,7 @@ class Param:
     supported: bool = True
     takes: tuple[Role, ...] = ()
     rival: str = ""
+    opened: str = ""  # what a path into it takes `none` for: `train.checkpoint.every=100`
     meaning: str = ""  # what it does, where its name and the construct's meaning do not say it
 
     @property

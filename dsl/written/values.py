@@ -87,6 +87,10 @@ def settings(spec: m.Spec) -> Iterator[Fact]:
     yield from _train(spec.train)
 
 
+def _checkpoint(saving: m.Checkpointing | None) -> s.Expr:
+    return node(None) if saving is None else call("saved", every=saving.every, keep=saving.keep)
+
+
 def _plain(path: str, value: str) -> Fact:
     return Fact(path, value, value)
 
@@ -111,6 +115,7 @@ def _train(train: m.TrainSpec) -> Iterator[Fact]:
         else call("constant", warmup=schedule.warmup),
         "clip": node(train.clip),
         "seed": node(train.seed),
+        "checkpoint": _checkpoint(train.checkpoint),
         "documents": node(train.documents),
         "validation": node(None)
         if train.validation is None
