@@ -27,8 +27,9 @@ _LATER = {name: ("fp16", "fp8", *(("bf16",) if name == "params" else ())) for na
 def check_precision(block: s.Block | None, bag: DiagnosticBag) -> m.PrecisionSpec:
     """Number formats of the parts of a step; fp64 is for all of them or for none."""
     found = settings_of(block, "precision", bag)
-    compute = found.read("compute", partial(_format, "compute"), "fp32")
-    default: DType = "fp64" if compute == "fp64" else "fp32"
+    default: DType = "fp32"
+    compute = found.read("compute", partial(_format, "compute"), default)
+    default = "fp64" if compute == "fp64" else default
     formats = {
         name: found.read(name, partial(_format, name), default) for name in FORMATS if name != "compute"
     }

@@ -69,7 +69,7 @@ CASES: list[tuple[str, Callable[[m.Spec], object], object]] = [
     ("parallel.expert=2", lambda s: s.parallel.expert, 2),
     ("parallel.replicate=rest", lambda s: s.parallel.replicate, None),
     ("memory.recompute=full", lambda s: s.memory.recompute, "full"),
-    ("precision.compute=fp32", lambda s: s.precision.compute, "fp32"),
+    ("precision.compute=bf16", lambda s: s.precision.compute, "bf16"),
 ]
 
 
@@ -135,7 +135,7 @@ WRONG = [
     ("train..steps=3", c.BAD_OVERRIDE, ""),
     ("train.steps=", c.BAD_OVERRIDE, ""),
     ("memory.device=80GiB", c.NOT_YET, ""),
-    ("precision.compute=bf16", c.NOT_YET, ""),
+    ("precision.compute=fp8", c.NOT_YET, ""),
 ]
 
 
