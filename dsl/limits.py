@@ -43,6 +43,7 @@ BATCH_TOKENS = 1 << 40
 STEPS = 10**9
 MICRO_BATCHES = 65_536
 SEED = (1 << 63) - 1
+KEPT = 10_000  # checkpoints
 BYTES = 1 << 60  # of a budget or a threshold
 
 # --- the weight map ---

@@ -10,6 +10,7 @@ import torch
 from moec import __version__
 from moec.compiler.emit.weight_map import weight_map
 from moec.compiler.pipeline import Compiled
+from moec.dsl.compare import facts
 from moec.dsl.parameters import count
 from moec.dsl.spec import Cosine, TrainSpec
 from moec.runtime.abi.bundle import (
@@ -21,6 +22,7 @@ from moec.runtime.abi.bundle import (
     Training,
     write_bundle,
 )
+from moec.runtime.abi.manifest import Checkpointing
 
 _DTYPE_NAMES: dict[torch.dtype, Literal["float32", "float64"]] = {
     torch.float32: "float32",
@@ -60,8 +62,13 @@ def manifest(compiled: Compiled) -> Manifest:
         losses=compiled.micro_batch.losses,
         loads=compiled.micro_batch.loads,
         options={"recompute": compiled.plan.recompute},
+        facts=facts(compiled.spec),
         files={},
     )
+
+
+def _checkpointing(train: TrainSpec) -> Checkpointing | None:
+    return None if train.checkpoint is None else Checkpointing(train.checkpoint.every, train.checkpoint.keep)
 
 
 def _training(train: TrainSpec) -> Training:
@@ -79,4 +86,5 @@ def _training(train: TrainSpec) -> Training:
             floor=schedule.floor if isinstance(schedule, Cosine) else 1.0,
         ),
         seed=train.seed,
+        checkpoint=_checkpointing(train),
     )

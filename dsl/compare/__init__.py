@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .compare import Differences as Differences
 from .compare import compare as compare
+from .facts import facts as facts
 from .render import data as data
 from .render import text as text
 from .values import ValueChange as ValueChange

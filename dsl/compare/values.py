@@ -36,7 +36,7 @@ class ValueChange:
 
 def value_changes(before: m.Spec, after: m.Spec) -> tuple[ValueChange, ...]:
     """Every value that differs, in the order of a text: the model, its layers, the other blocks."""
-    whole = tuple(_changes(_facts(_model(before.model)), _facts(_model(after.model))))
+    whole = tuple(_changes(_facts(model_facts(before.model)), _facts(model_facts(after.model))))
     layers = (change for change in _layers(before.model, after.model) if change not in whole)
     return (*whole, *layers, *_changes(_facts(settings(before)), _facts(settings(after))))
 
@@ -45,7 +45,8 @@ def _facts(found: Iterable[Fact]) -> Facts:
     return {fact.path: fact for fact in found}
 
 
-def _model(model: m.ModelSpec) -> Iterator[Fact]:
+def model_facts(model: m.ModelSpec) -> Iterator[Fact]:
+    """The values of a model, but for those of its layers, by path."""
     for path, value in (
         ("model", model.name),
         ("vocab", number(model.vocab)),

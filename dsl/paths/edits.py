@@ -32,7 +32,15 @@ def read(file: s.File, path: Sequence[str]) -> s.Expr:
 
 def write(file: s.File, path: Sequence[str], value: s.Expr) -> s.File:
     """The tree with another value at a path. Raises NoPath."""
-    return edit(file, path, lambda _: value)
+    return edit(_opened(file, path), path, lambda _: value)
+
+
+def _opened(file: s.File, path: Sequence[str]) -> s.File:
+    """A path into a setting that is `none`, such as `train.checkpoint.every`, makes it what it can be."""
+    param = find(BLOCKS[path[0]], path[1]) if path[0] in BLOCKS and len(path) > 2 else None
+    if param is None or not param.opened:
+        return file
+    return edit(file, path[:2], lambda old: text_of(param.opened) if is_word(old, "none") else old)
 
 
 def edit(file: s.File, path: Sequence[str], change: Edit) -> s.File:

@@ -89,6 +89,7 @@ from .routing import SqrtSoftplus as SqrtSoftplus
 from .routing import Top as Top
 from .routing import ZLoss as ZLoss
 from .training import AdamW as AdamW
+from .training import Checkpointing as Checkpointing
 from .training import Constant as Constant
 from .training import Cosine as Cosine
 from .training import DType as DType

@@ -9,7 +9,7 @@ from .buffers import Buffer, state_name
 from .mesh import Mesh
 
 FORMAT = "moec bundle"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,14 @@ class Schedule:
     kind: Literal["cosine", "constant"]
     warmup: int
     floor: float
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """The training state is saved `every` so many steps and at the end; the newest `keep` stay."""
+
+    every: int
+    keep: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Training:
     lr: float
     schedule: Schedule
     seed: int
+    checkpoint: Checkpointing | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class Manifest:
     losses: tuple[str, ...]  # of the step's first result
     loads: tuple[tuple[str, int], ...]  # of its second: (name, experts)
     options: dict[str, str]
+    facts: dict[str, str]  # values of model and training by path, as `--set` has them
     files: dict[str, str]  # name -> SHA-256
 
     @property

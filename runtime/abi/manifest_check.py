@@ -90,6 +90,9 @@ def _check_training(training: Training, where: str) -> None:
     _in_range(training.lr, 0, _MOST["rate"], f"{where}.lr")
     _in_range(training.schedule.warmup, 0, _MOST["steps"], f"{where}.schedule.warmup")
     _in_range(training.schedule.floor, 0, 1, f"{where}.schedule.floor")
+    if training.checkpoint is not None:
+        _in_range(training.checkpoint.every, 1, _MOST["steps"], f"{where}.checkpoint.every")
+        _in_range(training.checkpoint.keep, 1, _MOST["steps"], f"{where}.checkpoint.keep")
     _in_range(training.seed, 0, _MOST["seed"] - 1, f"{where}.seed")
 
 

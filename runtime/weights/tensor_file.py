@@ -63,8 +63,8 @@ def shown(name: str) -> str:
     return repr(name if len(name) <= 120 else name[:117] + "...")
 
 
-def read_header(file: ReadOnlyFile) -> dict[str, Entry]:
-    """The tensors of a file, in the order of their data.
+def read_header(file: ReadOnlyFile, limit_bytes: int = MAX_HEADER_BYTES) -> dict[str, Entry]:
+    """The tensors of a file, in the order of their data; its header has at most `limit_bytes`.
 
     Raises:
         IntegrityError: it is no safetensors file, or header and size contradict each other.
@@ -73,10 +73,10 @@ def read_header(file: ReadOnlyFile) -> dict[str, Entry]:
     if file.size_bytes < 8:
         raise IntegrityError(f"{file.path} has {file.size_bytes} bytes: too few for a safetensors file")
     length_bytes = int.from_bytes(file.read(0, 8), "little")
-    if length_bytes > min(MAX_HEADER_BYTES, file.size_bytes - 8):
+    if length_bytes > min(limit_bytes, file.size_bytes - 8):
         raise IntegrityError(
             f"{file.path} is truncated or no safetensors file: it has {file.size_bytes} bytes, and its "
-            f"header would have {length_bytes} (at most {MAX_HEADER_BYTES})"
+            f"header would have {length_bytes} (at most {limit_bytes})"
         )
     data = parsed(bytes(file.read(8, length_bytes)), str(file.path))
     data.pop("__metadata__", None)
@@ -175,9 +175,14 @@ def read_slice(file: ReadOnlyFile, entry: Entry, start: int, count: int) -> Tens
 
 def header_of(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> bytes:
     """What a file of these tensors begins with, padded so that the data is aligned for every dtype."""
+    return header_of_each({name: (dtype, shape) for name, shape in shapes.items()})
+
+
+def header_of_each(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes:
+    """The same for tensors of several dtypes: name -> dtype and shape, in the order of their data."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end_bytes = 0
-    for name, shape in shapes.items():
+    for name, (dtype, shape) in tensors.items():
         begin_bytes, end_bytes = end_bytes, end_bytes + prod(shape) * dtype.itemsize
         entries[name] = {"dtype": CODES[dtype], "shape": shape, "data_offsets": (begin_bytes, end_bytes)}
     text = json.dumps(entries).encode()

@@ -8,7 +8,6 @@ directory as `.NAME.XXXXXXXX.old` and the new one as `.NAME.XXXXXXXX.partial`, b
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -17,15 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from moec.runtime.data.files import flush_directory
 from moec.runtime.errors import InputOutputError, InternalError, UserError
+from moec.runtime.weights.digested import Digested, bytes_of, flush_file
 from moec.runtime.weights.index import INDEX_NAME, FileEntry, Index, TensorEntry, index_text, read_index
 from moec.runtime.weights.tensor_file import CODES, header_of
 
@@ -134,11 +131,11 @@ class WeightsWriter:
         blocks: Iterator[tuple[str, Tensor]],
     ) -> None:
         with (self._partial / file_name).open("xb") as file:
-            out = _Digested(file)
+            out = Digested(file)
             out.write(memoryview(header_of(shapes, dtype)))
             for block in _in_order(shapes, dtype, blocks):
-                out.write(_bytes(block))
-            _flush(file)
+                out.write(bytes_of(block))
+            flush_file(file)
         self._files[file_name] = out.entry()
         self._tensors |= {name: TensorEntry(file_name, CODES[dtype], shape) for name, shape in shapes.items()}
         self._total_bytes += dtype.itemsize * sum(map(prod, shapes.values()))
@@ -146,7 +143,7 @@ class WeightsWriter:
     def _complete(self) -> None:
         with (self._partial / INDEX_NAME).open("xb") as file:
             file.write(index_text(Index(self._total_bytes, self._files, self._tensors)))
-            _flush(file)
+            flush_file(file)
         flush_directory(self._partial)
         check_replaceable(self._directory)
         if self._directory.exists():
@@ -167,23 +164,6 @@ class WeightsWriter:
 
     def _failed(self, error: OSError) -> InputOutputError:
         return InputOutputError(f"cannot write {self._directory}: {error.strerror}")
-
-
-class _Digested:
-    """A file whose digest is made on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digest, self._size_bytes = file, hashlib.sha256(), 0
-
-    def write(self, content: memoryview) -> None:
-        """Append `content`, one byte an item."""
-        self._file.write(content)
-        self._digest.update(content)
-        self._size_bytes += len(content)
-
-    def entry(self) -> FileEntry:
-        """The file as it is now."""
-        return FileEntry(self._size_bytes, self._digest.hexdigest())
 
 
 def _parts(shapes: Mapping[str, Shape], dtype: torch.dtype, part_bytes: int) -> list[dict[str, Shape]]:
@@ -225,14 +205,3 @@ def _in_order(
                 )
             missing -= block.numel()
             yield block
-
-
-def _bytes(block: Tensor) -> memoryview:
-    """The values in memory order, without a copy where they are on the CPU already."""
-    values: NDArray[np.uint8] = block.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return values.data
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -1,0 +1,227 @@
+"""Saving while the run goes on: a companion of the loop.
+
+The state is copied on the training thread and written by a thread of its own. Collectives stay on the training
+thread: at the boundaries of later steps the ranks tell each other how far they are, and when all have
+written, rank 0's thread commits. One checkpoint is on its way at a time; the next waits for it. What goes wrong
+is raised at such a boundary, on all ranks together, and the checkpoints that were there stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moec.runtime.errors import ExitCode, RuntimeFailure
+from moec.runtime.guard import describe, exit_code_of
+from moec.runtime.loop import Companion, Wish
+from moec.runtime.training import StepResult
+from moec.runtime.transport.api import Transport
+from moec.runtime.weights.index import FileEntry
+
+from . import folders
+from .describing import Described
+from .manifest import MODEL
+from .slices import slices_of, writers
+from .snapshot import Snapshot
+from .write import commit, write_model, write_shard
+
+PENDING, DONE = b".", b"+"
+
+
+class CheckpointError(RuntimeFailure):
+    """A checkpoint could not be written; those before it are as they were."""
+
+    exit_code = ExitCode.INPUT_OUTPUT
+
+
+@dataclass
+class _Flight:
+    """A checkpoint on its way: the folder, what this rank's thread does, and whether rank 0 commits already."""
+
+    step: int
+    folder: Path
+    work: Future[Any]
+    committing: bool = False
+
+
+@dataclass
+class Stall:
+    """For how long the training thread was held up by checkpoints, in seconds, and how many were written."""
+
+    seconds: float = 0.0
+    saved: int = 0
+    last_seconds: float = field(default=0.0)
+
+
+class Checkpointer(Companion):
+    """Saves the state `every` so many steps, at the end, and where a run is wished to stop.
+
+    Without `every`, only where it is wished to stop. The newest `keep` are kept.
+    """
+
+    def __init__(
+        self, described: Described, transport: Transport, root: Path, every: int | None, keep: int
+    ) -> None:
+        self.stall = Stall()
+        self._described, self._transport, self._root = described, transport, root
+        self._every, self._keep = every, keep
+        state = described.state
+        self._files = slices_of(
+            transport.rank, state.buffers, state.mesh, writers(state.buffers, state.mesh)
+        )
+        self._snapshot = Snapshot(state, self._files)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="moec-checkpoint")
+        self._flight: _Flight | None = None
+        self._closed = False
+        self._done: int | None = None  # steps that the state has seen
+        self._saved: int | None = None
+        self._due = False
+
+    def loaded(self, step: int) -> None:
+        """The state is that of a checkpoint after `step` steps: there is no need to save it again."""
+        self._done = self._saved = step
+        self._due = False
+
+    def after_step(self, result: StepResult) -> Wish | None:
+        """See `Companion`. A state that comes with numbers which are none is not saved."""
+        if self._done is not None and self._done > result.step + 1:
+            raise AssertionError("steps come in order")
+        with self._stalled():
+            self._poll(wait=False)
+            if not _is_finite(result):
+                return None
+            self._done = result.step + 1
+            self._due = self._due or bool(self._every and self._done % self._every == 0)
+            if self._due:
+                self.save(self._done)
+        return None
+
+    def finish(self, wish: Wish | None) -> None:
+        """The last state is saved, if states are at all, and when this returns it is on disk."""
+        if (self._every or wish) and self._done is not None and self._done != self._saved:
+            self.save(self._done)
+        self.drain()
+
+    def close(self) -> None:
+        """See `Companion`: what is half-written stays so, and is removed by the next run."""
+        self._closed = True
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def save(self, step: int) -> None:
+        """Copy the state, which has seen `step` steps, and start to write it; called on all ranks.
+
+        Raises:
+            CheckpointError: this one, or the one before it, cannot be written.
+        """
+        self.drain()
+        folder = self._begin(step)
+        self._snapshot.take()
+        self._flight = _Flight(step, folder, self._thread.submit(self._write, folder))
+        self._saved, self._due = step, False
+
+    def drain(self) -> None:
+        """Wait until nothing is on its way; called on all ranks. Raises CheckpointError."""
+        while self._flight is not None:
+            self._poll(wait=True)
+
+    def _begin(self, step: int) -> Path:
+        """The folder, made by rank 0, on all ranks."""
+        answer: dict[str, Any] = {}
+        if self._transport.rank == 0:
+            try:
+                answer = {"name": folders.new_folder(self._root, step).name}
+            except OSError as error:
+                answer = _failure(error)
+        answer = json.loads(self._transport.exchange(json.dumps(answer).encode())[0])
+        if "failed" in answer:
+            raise _error(step, {0: answer})
+        return self._root / str(answer["name"])
+
+    def _write(self, folder: Path) -> dict[str, FileEntry]:
+        """On this rank's own thread."""
+        entries = {
+            name: write_shard(folder / name, self._snapshot.values(name), lambda: not self._closed)
+            for name in self._files
+        }
+        if self._transport.rank == 0:
+            entries[MODEL] = write_model(folder, self._described.source)
+        return entries
+
+    def _poll(self, *, wait: bool) -> None:
+        """Go on with what is on its way, as far as all ranks have come."""
+        flight = self._flight
+        if flight is None:
+            return
+        if wait:
+            flight.work.exception()
+        words = self._transport.exchange(_word(flight.work))
+        if PENDING in words:
+            return
+        failed = {rank: json.loads(word) for rank, word in enumerate(words) if word != DONE}
+        if failed:
+            self._flight = self._saved = None
+            if self._transport.rank == 0:
+                shutil.rmtree(flight.folder, ignore_errors=True)
+            raise _error(flight.step, failed)
+        if flight.committing:
+            self._flight = None
+            self.stall.saved += 1
+        else:
+            self._commit(flight)
+
+    def _commit(self, flight: _Flight) -> None:
+        """All have written. Rank 0 hears what, and its thread does the rest."""
+        mine = {name: [e.size_bytes, e.sha256] for name, e in flight.work.result().items()}
+        answers = self._transport.exchange(json.dumps(mine).encode())
+        flight.committing = True
+        if self._transport.rank:
+            return
+        entries = {
+            name: FileEntry(*entry) for answer in answers for name, entry in json.loads(answer).items()
+        }
+        manifest = self._described.manifest(flight.step, entries)
+        flight.work = self._thread.submit(commit, flight.folder, manifest, self._keep)
+
+    @contextlib.contextmanager
+    def _stalled(self) -> Any:
+        began_s = time.perf_counter()
+        yield
+        self.stall.last_seconds = time.perf_counter() - began_s
+        self.stall.seconds += self.stall.last_seconds
+
+
+def _word(work: Future[Any]) -> bytes:
+    """How far this rank's thread is, for the others."""
+    if not work.done():
+        return PENDING
+    error = work.exception()
+    return DONE if error is None else json.dumps(_failure(error)).encode()
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    return {"failed": describe(error), "code": int(exit_code_of(error))}
+
+
+def _error(step: int, failed: dict[int, dict[str, Any]]) -> CheckpointError:
+    """The same on all ranks."""
+    rank, first = next(iter(failed.items()))
+    others = f", as on {len(failed) - 1} more" if len(failed) > 1 else ""
+    error = CheckpointError(
+        f"the checkpoint of step {step} could not be written on rank {rank}{others}: {first['failed']}",
+        operation="checkpoint",
+    )
+    error.exit_code = ExitCode(int(first["code"]))
+    return error
+
+
+def _is_finite(result: StepResult) -> bool:
+    return all(math.isfinite(number) for number in (*result.losses.values(), result.grad_norm))
+
+
