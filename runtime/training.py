@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from .abi.bundle import Manifest
+from .abi.machine_ops import is_sound
 from .data.loader import Batch, Loader
 from .errors import NumericalError
 from .job import Job
@@ -18,7 +19,11 @@ from .state import TrainState
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step, summed over all ranks. `load` counts the choices of every expert, by MoE."""
+    """One step, summed over all ranks. `load` counts the choices of every expert, by MoE.
+
+    A step whose losses or norm are not finite, or whose loss exceeds the trainer's limit, has not `updated`
+    anything: parameters, moments and biases are those of before.
+    """
 
     step: int
     losses: dict[str, float]
@@ -27,15 +32,20 @@ class StepResult:
     tokens: int
     step_s: float
     load: dict[str, list[int]]
+    updated: bool = True
 
 
 class Trainer:
-    """One rank's training run. Every rank calls `step` with the same step numbers."""
+    """One rank's training run. Every rank calls `step` with the same step numbers.
+
+    `loss_limit`, the same on all ranks, is the largest loss with which a step updates.
+    """
 
     def __init__(self, job: Job, state: TrainState, loader: Loader, steps: int) -> None:
         self.job, self.state, self.loader, self.steps = job, state, loader, steps
         self.manifest = job.bundle.manifest
         self.schedule = schedule_of(self.manifest)
+        self.loss_limit = math.inf
         self.last: StepResult | None = None  # step that is done
 
     def step(self, step: int) -> StepResult:
@@ -51,6 +61,7 @@ class Trainer:
             tokens=tokens,
             step_s=time.perf_counter() - start_s,
             load=self._by_moe(loads),
+            updated=is_sound(losses, grad_norm, self.loss_limit),
         )
         self.last = result
         return result
@@ -61,6 +72,7 @@ class Trainer:
             *(t.to(device) for t in (batch.tokens, batch.targets, batch.sequences, batch.first)),
             lr,
             torch.tensor(float(update), device=device),
+            self.loss_limit,
             *self.state.arguments(),
         ]
         with torch.no_grad():

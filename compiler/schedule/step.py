@@ -4,6 +4,7 @@ count the tokens of the global batch
 for every micro-batch:    forward and backward, gradients added to their shards
 for every buffer:         sum its gradient over the ranks that repeat it
 gradient norm:            every element counted once, on the ranks that own it
+judge:                    where losses and norm are not sound, nothing below happens
 for every buffer:         AdamW on this rank's shard
 for every correction:     the bias of each expert follows its load
 """
@@ -62,8 +63,9 @@ def build_step(
     losses, loads, counts = scheduler.micro_batches(micro_batches)
     norm = scheduler.reduce_gradients(train.optimizer.origin)
     if update:
-        scheduler.update(norm, train)
-        scheduler.correct(loads, corrected)
+        sound = scheduler.judge(losses, norm)
+        scheduler.update(norm, train, sound)
+        scheduler.correct(loads, corrected, sound)
     nodes = scheduler.nodes
     nodes.at = train.origin
     scalars = [nodes.call(machine_ops.select, counts, i) for i in range(2)]
@@ -130,8 +132,13 @@ class _Scheduler:
             _aten.sqrt.default, nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, totals))
         )
 
-    def update(self, norm: fx.Node, train: TrainSpec) -> None:
-        """AdamW on every shard; weight decay where the buffer holds matrices."""
+    def judge(self, losses: fx.Node, norm: fx.Node) -> fx.Node:
+        """Whether the step may update. The first loss is `loss`; all ranks have the same numbers."""
+        assert self.micro_batch.losses[0] == "loss"
+        return self.nodes.call(machine_ops.sound, losses, norm, self.batch["loss_limit"])
+
+    def update(self, norm: fx.Node, train: TrainSpec, sound: fx.Node) -> None:
+        """AdamW on every shard, if the step is sound; weight decay where the buffer holds matrices."""
         nodes, adamw = self.nodes, train.optimizer
         coefficient = nodes.call(machine_ops.clip_coefficient, norm, train.clip) if train.clip else None
         for name, buffer in trained_only(self.micro_batch.buffers).items():
@@ -144,9 +151,10 @@ class _Scheduler:
                 *adamw.betas,
                 adamw.eps,
                 adamw.weight_decay if buffer.decay else 0.0,
+                sound,
             )
 
-    def correct(self, loads: fx.Node, corrected: tuple[tuple[str, Correction], ...]) -> None:
+    def correct(self, loads: fx.Node, corrected: tuple[tuple[str, Correction], ...], sound: fx.Node) -> None:
         """Every rank holds these biases whole and knows the load of the whole batch: nothing is sent."""
         nodes, starts, end = self.nodes, dict[str, int](), 0
         for name, experts in self.micro_batch.loads:
@@ -157,7 +165,7 @@ class _Scheduler:
             path, load = (f"{instance}.{name}" for name in (correction.path, correction.load))
             bias = nodes.view(path, self.state["parameter"][state], slot.offset, slot.shape)
             choices = nodes.view(load, loads, starts[load], slot.shape)
-            nodes.call(machine_ops.correct_, bias, choices, correction.rate)
+            nodes.call(machine_ops.correct_, bias, choices, correction.rate, sound)
 
     def _slot(self, instance: str, path: str) -> tuple[str, Slot]:
         """The state that holds an untrained parameter, and where."""

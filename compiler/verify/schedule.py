@@ -5,7 +5,8 @@ coverage       slots do not overlap and lie inside their buffer; its shards are 
 micro-batch    a buffer's gradient is added to its shard once for each region that uses the buffer, reduced
                over the axis that cuts it
 step           a gradient is summed exactly once over the axis that repeats it, and counted once in the norm;
-               what is not trained is changed by one correction at most, and by nothing else
+               what is not trained is changed by one correction at most, and by nothing else; every change of
+               parameters hangs on the one judgement of losses and norm
 one role       all ranks run this one program, so the order of collectives on an axis is the same for all
 """
 
@@ -101,7 +102,15 @@ def verify_step(step: Step, mesh: Mesh) -> None:
         if len(squares) != 1:
             problems.append((gradient, f"counts {len(squares)} times in the gradient norm"))
         problems += _uses(gradient, _wanted_uses(graph, bool(wanted)))
-    check("step", graph, problems)
+    check("step", graph, [*problems, *_guarded(graph)])
+
+
+def _guarded(graph: fx.Graph) -> Problems:
+    """One judgement, of what all ranks have alike, and no update without it."""
+    judgements = [node for node in graph.nodes if node.target is machine_ops.sound]
+    for update in graph.nodes:
+        if update.target in (machine_ops.adamw_, machine_ops.correct_) and update.args[-1:] != (*judgements,):
+            yield update, "does not hang on the judgement of the step"
 
 
 def _corrections(parameter: fx.Node) -> Problems:

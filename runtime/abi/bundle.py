@@ -38,11 +38,12 @@ __all__ = [
     "with_digest", "write_bundle",
 ]  # fmt: skip
 
-STEP_INPUTS = ("tokens", "targets", "sequences", "first", "lr", "update")
-"""What `step` takes first: (M, B, S) int64 twice, (M,) int64 twice, a number, () float32 of updates from 1.
+STEP_INPUTS = ("tokens", "targets", "sequences", "first", "lr", "update", "loss_limit")
+"""What `step` takes first: (M, B, S) int64 twice, (M,) int64 twice, a number, () float32 of updates from 1, a
+number.
 
 `first` are the positions in the run of the first sequences of the micro-batches, counted over all steps and
-ranks.
+ranks. Nothing is updated where the loss exceeds `loss_limit`, or a loss or the norm is not finite.
 """
 
 STATE_PARTS = ("parameter", "gradient", "exp_avg", "exp_avg_sq")

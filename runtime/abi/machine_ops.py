@@ -7,6 +7,7 @@ dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -134,14 +135,16 @@ def copy_(target: Tensor, x: Tensor) -> None:
 
 
 @_machine
-def correct_(bias: Tensor, load: Tensor, rate: float) -> None:
+def correct_(bias: Tensor, load: Tensor, rate: float, proceed: bool = True) -> None:
     """bias (E,) += rate * sign(mean(load) - load), load (E,) int64: choices of each expert by a whole batch.
 
-    Wang et al., 2024, algorithm 1. The sign is taken of whole numbers, so that all ranks agree on it.
+    Wang et al., 2024, algorithm 1. The sign is taken of whole numbers, so that all ranks agree on it. Nothing
+    is done unless `proceed`.
     """
     fits = bias.dim() == 1 and bias.shape == load.shape and load.dtype == torch.int64
     require(fits, "a bias has as many numbers as there are loads, and loads are int64", bias, load)
-    bias.add_((load.sum() - load * len(load)).sign().to(bias.dtype), alpha=rate)
+    if proceed:
+        bias.add_((load.sum() - load * len(load)).sign().to(bias.dtype), alpha=rate)
 
 
 @_machine
@@ -149,6 +152,22 @@ def sum_of_squares(x: Tensor) -> Tensor:
     """(numel,) -> (): in float32, or in float64 for float64."""
     norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
     return norm.square()
+
+
+@_machine
+def sound(losses: Tensor, norm: Tensor, limit: float) -> bool:
+    """(K,), () -> whether a step may update: all are finite, and the first loss is at most `limit`.
+
+    Losses and norm are the same on all ranks, so that all come to the same without a word. The host waits for
+    the device here, once a step, as it does at the end of the step anyway.
+    """
+    require(losses.dim() == 1 and losses.numel() > 0 and norm.dim() == 0, "losses (K,) and a norm", losses)
+    return is_sound(losses.tolist(), norm.item(), limit)
+
+
+def is_sound(losses: Sequence[float], norm: float, limit: float) -> bool:
+    """The judgement of `sound`, for who reads the results of a step."""
+    return math.isfinite(norm) and all(map(math.isfinite, losses)) and losses[0] <= limit
 
 
 @_machine
@@ -170,12 +189,16 @@ def adamw_(
     beta2: float,
     eps: float,
     weight_decay: float,
+    proceed: bool = True,
 ) -> None:
     """One step of AdamW on flat shards (numel,), in place. Loshchilov and Hutter, 2019, algorithm 2.
 
-    `step` () float counts updates from 1; `coefficient` () multiplies the gradient first.
+    `step` () float counts updates from 1; `coefficient` () multiplies the gradient first. Nothing is done
+    unless `proceed`: then the gradient stays as it is, too.
     """
     check_adamw([parameter, gradient, exp_avg, exp_avg_sq], step)
+    if not proceed:
+        return
     if coefficient is not None:
         gradient.mul_(coefficient)
     torch._fused_adamw_(

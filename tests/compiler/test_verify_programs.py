@@ -264,11 +264,18 @@ def not_updated(graph: fx.Graph) -> str:
     return f"{EMBED} goes through zero_, call, all_reduce_start, copy_, sum_of_squares, not zero_"
 
 
+def updated_in_any_case(graph: fx.Graph) -> str:
+    update = first(graph, machine_ops.adamw_)
+    update.args = update.args[:-1]
+    return f"%{update.name} (small.moe:45) does not hang on the judgement of the step"
+
+
 @pytest.mark.parametrize(
     "fault",
     [
         missing_sum, sum_over_the_axis_of_another_buffer, summed_twice, sum_not_stored, norm_before_the_sum,
         counted_twice_in_the_norm, not_counted_in_the_norm, not_zeroed, not_updated,
+        updated_in_any_case,
     ],
 )  # fmt: skip
 def test_step(fault: Callable[[fx.Graph], str], compiled: Compiled) -> None:

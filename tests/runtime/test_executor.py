@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -348,7 +349,15 @@ def test_a_token_outside_the_vocabulary_fails_at_the_embedding() -> None:
     state = TrainState(compiled.step.buffers, compiled.plan.mesh, 0, torch.float32, CPU)
     tokens, targets = batch_of(compiled.spec)
     tokens[2, 3] = 29
-    batch = [tokens[None], targets[None], torch.tensor([5]), torch.tensor([0]), 0.0, torch.tensor(1.0)]
+    batch = [
+        tokens[None],
+        targets[None],
+        torch.tensor([5]),
+        torch.tensor([0]),
+        0.0,
+        torch.tensor(1.0),
+        math.inf,
+    ]
     with pytest.raises(ExecutionError, match="index out of range") as caught:
         Executor(compiled.programs, {}, CPU).run("step", [*batch, *state.arguments()])
     assert caught.value.operation.startswith("embed.forward: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -102,6 +103,7 @@ def watch_step(compiled: Compiled, transport: LoopbackTransport) -> tuple[dict[s
         torch.tensor([0]),
         0.1,
         torch.tensor(1.0),
+        math.inf,
     ]
     with torch.no_grad():
         Executor(compiled.programs, watched, CPU).run("step", [*batch, *state.arguments()])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ def _case(job: Job, out: Path, case: str) -> dict[str, object]:
     if case == "idle expert":
         _avoid_expert(state, 3)
     batch = _batch(job, short=case == "short batch")
-    arguments = [*batch, 0.0, torch.tensor(1.0), *state.arguments()]
+    arguments = [*batch, 0.0, torch.tensor(1.0), math.inf, *state.arguments()]
     with torch.no_grad():
         losses, loads, norm, _, tokens = job.executor.run("step", arguments)
     _save(job, state, out / "gradients", part="gradient")

@@ -127,7 +127,13 @@ def run_ranks(
             part = weights[piece.name].reshape(-1)[piece.start : piece.start + piece.count]
             shard[piece.offset : piece.offset + piece.count] = part
     batch = _rank_batch(compiled, rank, tokens, targets)
-    arguments = [*(t.to(transport.device) for t in batch), 0.0, torch.tensor(1.0), *state.arguments()]
+    arguments = [
+        *(t.to(transport.device) for t in batch),
+        0.0,
+        torch.tensor(1.0),
+        math.inf,
+        *state.arguments(),
+    ]
     with torch.no_grad():
         losses, loads, _, _, _ = executor.run("step", arguments)
     return Ranks(
