@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .dtypes import wide
+
 _SCORES_AT_ONCE, _LEAST_ROWS = 1 << 19, 16
 """Scores of a block stay in a cache; but products of matrices want some rows."""
 
@@ -58,11 +60,11 @@ class _Block:
         """(B, S, H, w) -> (h, g n, w), in float32 or more."""
         rows = x[self.sequence, self.queries.start : self.queries.stop]
         grouped = rows.view(len(self.queries), kv_heads, -1, x.shape[-1]).permute(1, 2, 0, 3)
-        return grouped.reshape(kv_heads, -1, x.shape[-1]).to(_wide(x))
+        return grouped.reshape(kv_heads, -1, x.shape[-1]).to(wide(x))
 
     def of_keys(self, x: Tensor) -> Tensor:
         """(B, S, h, w) -> (h, m, w), in float32 or more."""
-        return x[self.sequence, self.keys.start : self.keys.stop].transpose(0, 1).to(_wide(x))
+        return x[self.sequence, self.keys.start : self.keys.stop].transpose(0, 1).to(wide(x))
 
     def put(self, target: Tensor, x: Tensor) -> None:
         """(h, g n, w) into (B, S, H, w) at the queries."""
@@ -79,13 +81,13 @@ def forward_by_blocks(
 ) -> tuple[Tensor, Tensor]:
     """(B, S, H, d), (B, S, h, d), (B, S, h, c), (H,) -> (B, S, H, c), logsumexp (B, S, H, 1)."""
     out = q.new_empty((*q.shape[:3], v.shape[3]))
-    lse = q.new_empty((*q.shape[:3], 1), dtype=_wide(q))
+    lse = q.new_empty((*q.shape[:3], 1), dtype=wide(q))
     for block in _blocks(q, scoring):
         scores = _hide(_scores(q, k, block, scoring), block, scoring)
         top = scores.amax(-1, keepdim=True)
         if sinks is not None:
             of_queries = sinks.view(k.shape[2], -1, 1).expand(-1, -1, len(block.queries))
-            sink = of_queries.reshape(top.shape).to(top.dtype)
+            sink = of_queries.reshape(top.shape)
             top = torch.maximum(top, sink)
         powers = scores.sub_(top).exp_()
         total = powers.sum(-1, keepdim=True)
@@ -104,7 +106,7 @@ def backward_by_blocks(
     With P = exp(scores - lse): dv = P^T grad, dP = grad v^T, dscores = P (dP - delta).
     """
     grad_q = q.new_empty(q.shape)
-    grad_k, grad_v = (t.new_zeros(t.shape, dtype=_wide(t)) for t in (k, v))
+    grad_k, grad_v = (t.new_zeros(t.shape, dtype=wide(t)) for t in (k, v))
     heads = k.shape[2]
     for block in _blocks(q, scoring):
         scores = _scores(q, k, block, scoring)
@@ -116,10 +118,6 @@ def backward_by_blocks(
         block.put(grad_q, change @ block.of_keys(k))
         block.add(grad_k, change.mT @ block.of_queries(q, heads))
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _blocks(q: Tensor, scoring: Scoring) -> Iterator[_Block]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention_blocks import Scoring, backward_by_blocks, forward_by_blocks
+from .dtypes import wide
 from .guards import check_attention, check_attention_backward
 
 _aten = torch.ops.aten
@@ -40,7 +41,7 @@ def attention_kernel(
         return _with_sinks(*_flash(q, k, v, scoring), sinks)
     out = _any_device(_by_head(q), _by_head(k), _by_head(v), scoring)
     # Backward does not read it: the result keeps the shape that the instruction promises.
-    lse = q.new_zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+    lse = q.new_zeros(q.shape[:3], dtype=wide(q))
     return out.transpose(1, 2).contiguous(), lse.transpose(1, 2)
 
 
@@ -57,7 +58,7 @@ def attention_backward_kernel(
     """Gradients for q, k, v and sinks, each of its shape; empty where there are no sinks."""
     check_attention(q, k, v, sinks, scoring.window, scoring.chunk, scoring.softcap)
     check_attention_backward(grad, q, v, out, lse)
-    grad_sinks = q.new_empty(0) if sinks is None else _grad_sinks(grad, sinks, out, lse)
+    grad_sinks = lse.new_empty(0) if sinks is None else _grad_sinks(grad, sinks, out, lse)
     if _by_blocks(q, sinks, scoring):
         rows = lse.transpose(1, 2).unsqueeze(-1)
         return *backward_by_blocks(grad, q, k, v, rows, _delta(grad, out, lse), scoring), grad_sinks
@@ -127,19 +128,19 @@ def _with_sinks(out: Tensor, lse: Tensor, sinks: Tensor | None) -> tuple[Tensor,
     if sinks is None:
         return out, lse
     rows = lse.transpose(1, 2)
-    total = torch.logaddexp(rows, sinks.to(rows.dtype))
+    total = torch.logaddexp(rows, sinks)
     return out.mul_((rows - total).exp_().unsqueeze(-1).to(out.dtype)), total.transpose(1, 2)
 
 
 def _grad_sinks(grad: Tensor, sinks: Tensor, out: Tensor, lse: Tensor) -> Tensor:
     """A sink's share of the softmax has no value: its score's gradient is -share * delta, summed."""
-    share = (sinks.to(lse.dtype) - lse.transpose(1, 2)).exp_()
-    return share.mul_(_delta(grad, out, lse).squeeze(-1)).sum((0, 1)).neg_().to(sinks.dtype)
+    share = (sinks - lse.transpose(1, 2)).exp_()
+    return share.mul_(_delta(grad, out, lse).squeeze(-1)).sum((0, 1)).neg_()
 
 
 def _delta(grad: Tensor, out: Tensor, lse: Tensor) -> Tensor:
     """The sums of grad * out, (B, S, H, 1): the mean of the gradients of a query's probabilities."""
-    return (grad * out).sum(-1, keepdim=True, dtype=lse.dtype)
+    return (grad.to(lse.dtype) * out).sum(-1, keepdim=True)
 
 
 # --- other devices, and masks ---

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .attention_blocks import Scoring
 from .attention_kernels import attention_backward_kernel, attention_kernel
+from .dtypes import wide
 from .registry import operation
 
 
@@ -50,7 +50,7 @@ def _(
     softcap: float,
 ) -> tuple[Tensor, Tensor]:
     batch, length, heads, _ = q.shape
-    lse = q.new_empty((batch, length, heads), dtype=torch.promote_types(q.dtype, torch.float32))
+    lse = q.new_empty((batch, length, heads), dtype=wide(q))
     return q.new_empty((batch, length, heads, v.shape[3])), lse.transpose(1, 2)
 
 
@@ -86,7 +86,7 @@ def _(
     chunk: int,
     softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    of_sinks = q.new_empty(0 if sinks is None else sinks.shape)
+    of_sinks = q.new_empty(0 if sinks is None else sinks.shape, dtype=wide(q))
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), of_sinks
 
 

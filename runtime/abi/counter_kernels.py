@@ -13,6 +13,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from .dtypes import wide
 from .guards import require
 
 _WORD, _HALF = 1 << 64, 1 << 63
@@ -61,8 +62,8 @@ def jitter_kernel(x: Tensor, key: Tensor, first: Tensor, sequence: int, eps: flo
     for begin in range(0, x.shape[0], rows):
         part = x[begin : begin + rows]
         index = torch.arange(part.numel(), device=x.device) + (first * sequence + begin) * width
-        random = _shifted(mix(key + index * _GOLDEN), 64 - _BITS).view(part.shape).to(x.dtype)
-        torch.mul(part, 1.0 + eps * (random * 2.0 ** (1 - _BITS) - 1.0), out=out[begin : begin + rows])
+        random = _shifted(mix(key + index * _GOLDEN), 64 - _BITS).view(part.shape).to(wide(x))
+        out[begin : begin + rows] = part * (1.0 + eps * (random * 2.0 ** (1 - _BITS) - 1.0))
     return out
 
 

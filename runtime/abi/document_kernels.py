@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .attention_blocks import Scoring
 from .attention_kernels import attention_backward_kernel, attention_kernel
+from .dtypes import wide
 from .guards import check_attention, check_attention_backward, require
 from .row_kernels import position_factors, rope_table, turned
 
@@ -54,7 +55,7 @@ def document_attention_kernel(
     check_attention(q, k, v, sinks, scoring.window, scoring.chunk, scoring.softcap)
     _check_documents(documents, q)
     out = q.new_empty((*q.shape[:3], v.shape[3]))
-    lse = q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+    lse = q.new_empty(q.shape[:3], dtype=wide(q))
     for alike in _by_length(documents):
         here, here_lse = attention_kernel(alike.take(q), alike.take(k), alike.take(v), sinks, scoring)
         alike.put(out, here)
@@ -78,7 +79,7 @@ def document_attention_backward_kernel(
     check_attention_backward(grad, q, v, out, lse)
     _check_documents(documents, q)
     of_heads = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v)]
-    of_sinks = q.new_zeros(0 if sinks is None else sinks.shape)
+    of_sinks = lse.new_zeros(0 if sinks is None else sinks.shape)
     rows = lse.transpose(1, 2)
     for alike in _by_length(documents):
         given, q_here, k_here, v_here, out_here = (alike.take(t) for t in (grad, q, k, v, out))
@@ -111,13 +112,12 @@ def rope_at_kernel(
     return turned(x, start, cos, sin, interleaved)
 
 
-def position_scale_at_kernel(
-    x: Tensor, positions: Tensor, scale: float, period: int, offset: int
-) -> Tensor:
+def position_scale_at_kernel(x: Tensor, positions: Tensor, scale: float, period: int, offset: int) -> Tensor:
     """As `position_scale_kernel`, each token by its place in `positions` (B, S) int64."""
     require(x.dim() == 4 and period > 0, f"positions are those of (B, S, H, d), by {period} of them", x)
     _check_positions(positions, x)
-    return x * position_factors(x.shape[1], scale, period, offset, x.dtype, x.device)[positions]
+    factors = position_factors(x.shape[1], scale, period, offset, x.dtype, x.device)
+    return (x * factors[positions]).to(x.dtype)
 
 
 def _by_length(documents: Tensor) -> Iterator[_Alike]:

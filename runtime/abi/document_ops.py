@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .attention_blocks import Scoring
@@ -21,6 +20,7 @@ from .document_kernels import (
     position_scale_at_kernel,
     rope_at_kernel,
 )
+from .dtypes import wide
 from .registry import operation
 
 
@@ -56,7 +56,7 @@ def _(
     softcap: float,
 ) -> tuple[Tensor, Tensor]:
     batch, length, heads, _ = q.shape
-    lse = q.new_empty((batch, length, heads), dtype=torch.promote_types(q.dtype, torch.float32))
+    lse = q.new_empty((batch, length, heads), dtype=wide(q))
     return q.new_empty((batch, length, heads, v.shape[3])), lse.transpose(1, 2)
 
 
@@ -95,7 +95,7 @@ def _(
     chunk: int,
     softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    of_sinks = q.new_empty(0 if sinks is None else sinks.shape)
+    of_sinks = q.new_empty(0 if sinks is None else sinks.shape, dtype=wide(q))
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), of_sinks
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .dtypes import wide
+
 
 def require(holds: bool, rule: str, *operands: Tensor) -> None:
     """Raise ValueError unless `holds`: the rule, and the shapes and dtypes of the operands."""
@@ -27,13 +29,19 @@ def check_alike(*operands: Tensor) -> None:
     require(alike, "operands are of one dtype and on one device", *operands)
 
 
+def _check_wide(x: Tensor, *others: Tensor) -> None:
+    """On the device of x, in its dtype, or in float32 for halves."""
+    fits = all(t.dtype == wide(x) and t.device == x.device for t in others)
+    require(fits, "what goes with halves is in float32, all else of one dtype, on one device", x, *others)
+
+
 def check_norm(x: Tensor, *parameters: Tensor | None) -> None:
-    """x (..., D) with D > 0, floating; what there is of `parameters` (D,), alike."""
+    """x (..., D) with D > 0, floating; what there is of `parameters` (D,), wide."""
     require(x.dim() > 0 and x.shape[-1] > 0, "a norm is over a dim that is not empty", x)
     require(x.dtype.is_floating_point, "a norm is of floating point", x)
     given = [p for p in parameters if p is not None]
     require(all(p.shape == x.shape[-1:] for p in given), "weight and bias are as wide as rows", x, *given)
-    check_alike(x, *given)
+    _check_wide(x, *given)
 
 
 def check_norm_backward(
@@ -44,7 +52,8 @@ def check_norm_backward(
     require(grad.shape == x.shape, "a gradient has the shape of its value", grad, x)
     fits = mean.shape == rstd.shape == (*x.shape[:-1], 1)
     require(fits, "mean and rstd are one number a row", mean, rstd, x)
-    check_alike(x, grad, mean, rstd)
+    check_alike(x, grad)
+    _check_wide(x, mean, rstd)
 
 
 def check_attention(
@@ -59,7 +68,7 @@ def check_attention(
     check_alike(q, k, v)
     if sinks is not None:
         require(sinks.shape == q.shape[2:3], "sinks are one score a head", sinks, q)
-        check_alike(q, sinks)
+        _check_wide(q, sinks)
     require(window >= 0, f"a window has 0 or more positions, not {window}")
     require(chunk >= 0, f"a chunk has 0 or more positions, not {chunk}")
     require(softcap >= 0, f"a softcap is 0 or more, not {softcap}")
@@ -73,9 +82,8 @@ def check_attention_backward(grad: Tensor, q: Tensor, v: Tensor, out: Tensor, ls
     )
     check_alike(grad, q, out)
     batch, length, heads, _ = q.shape
-    wide = torch.promote_types(q.dtype, torch.float32)
-    fits = lse.shape == (batch, heads, length) and lse.dtype == wide and lse.device == q.device
-    require(fits, f"logsumexp is {wide} (B, H, S)", lse, q)
+    fits = lse.shape == (batch, heads, length) and lse.dtype == wide(q) and lse.device == q.device
+    require(fits, f"logsumexp is {wide(q)} (B, H, S)", lse, q)
 
 
 def check_counts(counts: Tensor, rows: int, tail: bool = False) -> None:

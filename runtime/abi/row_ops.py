@@ -3,6 +3,8 @@
 Each is a `torch.library` custom op in the namespace `moec`: an implementation, a fake kernel that gives
 shapes for tracing, and an autograd formula, so that tracing a region's backward traces theirs too.
 
+Parameters of norms, and what norms keep for backward, are `wide`: in float32 for halves.
+
 Legend: D width, B sequences, S tokens of a sequence, H heads, d head dim.
 """
 
@@ -11,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .dtypes import wide
 from .registry import operation
 from .row_kernels import (
     layer_norm_backward_kernel,
@@ -34,7 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tens
 
 @rms_norm.register_fake
 def _(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1))
+    return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1), dtype=wide(x))
 
 
 @operation("rms_norm_backward")
@@ -77,8 +81,8 @@ def layer_norm(
 
 @layer_norm.register_fake
 def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    rows = (*x.shape[:-1], 1)
-    return x.new_empty(x.shape), x.new_empty(rows), x.new_empty(rows)
+    rows = x.new_empty((*x.shape[:-1], 1), dtype=wide(x))
+    return x.new_empty(x.shape), rows, torch.empty_like(rows)
 
 
 @operation("layer_norm_backward")
@@ -111,7 +115,7 @@ layer_norm.register_autograd(_layer_norm_backward, setup_context=_layer_norm_sav
 
 def _like(parameter: Tensor | None, x: Tensor) -> Tensor:
     """A gradient of `parameter`; of none, nothing."""
-    return x.new_empty(0 if parameter is None else parameter.shape)
+    return x.new_empty(0 if parameter is None else parameter.shape, dtype=wide(x))
 
 
 # --- positions ---
