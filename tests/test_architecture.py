@@ -30,9 +30,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moec.compiler": ("moec.compiler", "moec.dsl", "moec.runtime.abi", "moec.__version__", "torch"),
     "moec.highlight": ("moec.highlight", "moec.dsl", "pygments"),
     "moec.lsp": ("moec.lsp", "moec.dsl", "moec.models", "moec.__version__", "pygls", "lsprotocol"),
-    "moec": ("moec", "torch", "numpy", "safetensors", "typer"),
+    "moec": ("moec", "torch", "numpy", "safetensors", "typer", "jinja2"),
 }
 ONLY_IN = {
+    "jinja2": "moec.launching.render",
     "lark": "moec.dsl.parse",
     "lsprotocol": "moec.lsp.server",
     "mpi4py": "moec.runtime.transport.mpi",

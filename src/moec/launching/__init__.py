@@ -1,0 +1,1 @@
+"""Job scripts: from a bundle and what a user asks of a scheduler to a script that lasts."""
