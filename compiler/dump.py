@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from moec.dsl.written import memory_texts
 from moec.runtime.abi.buffers import Buffer
 from moec.runtime.abi.mesh import AXES
 from moec.runtime.abi.program import list_text
@@ -36,7 +37,8 @@ def dump_plan(plan: Plan) -> str:
     degrees = ", ".join(
         f"{axis} {mesh.size(axis)}" for axis in AXES if axis not in ("data", "expert_owner", "rank")
     )
-    lines = [f"plan for {mesh.world} ranks: {degrees}; recompute {plan.recompute}"]
+    memory = ", ".join(f"{name} {text}" for name, text in memory_texts(plan.memory).items())
+    lines = [f"plan for {mesh.world} ranks: {degrees}; {memory}"]
     for kind, buffers in plan.buffers.items():
         for buffer in buffers:
             whose = f", that of {buffer.owner}" if buffer.owner not in (None, kind) else ""

@@ -9,14 +9,17 @@ chain on.
     (differentiated regions are in `differentiate.py`)
 
 What a node carries: `val` (a fake tensor, or a list of them: shape and dtype), `origin` (the `.moe` line),
-`parameter` (placeholders of parameters: the path), `layout` (from `place` on).
+`component` (whose value it is, a name of `dsl.components`; "" for none), `parameter` (placeholders of
+parameters: the path), `layout` (from `place` on).
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -30,6 +33,7 @@ from moec.dsl.spec import NOWHERE, Origin
 from .layout import Layout
 
 VAL, ORIGIN, PARAMETER, LAYOUT, LABEL = "val", "origin", "parameter", "layout", "label"
+COMPONENT = "component"
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,18 @@ def origin(node: fx.Node) -> Origin:
     return found
 
 
+def component(node: fx.Node) -> str:
+    """The component of the model that a node is of, "" if it is of none."""
+    found: str = node.meta.get(COMPONENT, "")
+    return found
+
+
+def common_component(a: str, b: str) -> str:
+    """The innermost component that both are inside of: what lies between two parts belongs to neither."""
+    pairs = zip(a.split("."), b.split("."), strict=False)
+    return ".".join(x for x, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def parameter_path(node: fx.Node) -> str | None:
     """The parameter a placeholder stands for."""
     return node.meta.get(PARAMETER)
@@ -116,6 +132,16 @@ class Builder:
 
     def __init__(self, graph: fx.Graph, fake: FakeTensorMode) -> None:
         self.graph, self.fake = graph, fake
+        self.component = ""  # that new nodes are of
+
+    @contextmanager
+    def within(self, component: str) -> Iterator[None]:
+        """New nodes are of this component."""
+        before, self.component = self.component, component
+        try:
+            yield
+        finally:
+            self.component = before
 
     def placeholder(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype, at: Origin, parameter: str | None = None
@@ -137,6 +163,7 @@ class Builder:
             fake_args, fake_kwargs = fx.map_arg((args, kwargs), value)
             node.meta[VAL] = function(*fake_args, **fake_kwargs)
         node.meta[ORIGIN] = at
+        node.meta[COMPONENT] = self.component
         return node
 
     def unpack(self, node: fx.Node, count: int) -> list[fx.Node]:

@@ -13,23 +13,25 @@ every pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from moec.dsl.spec import DType, Spec
-from moec.runtime.abi.bundle import STEP_RESULTS
+from moec.dsl.spec import DType, Layer, Spec
+from moec.runtime.abi.bundle import EVALUATE_RESULTS, STEP_RESULTS
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.abi.program import Program
 
 from .build.model import ReferenceModel, Shape, build
 from .differentiate.bind import DifferentiatedRegion, bind
-from .differentiate.policy import POLICIES
+from .differentiate.policy import Policy
 from .differentiate.simplify import simplify
 from .differentiate.split import split
-from .differentiate.trace import trace_joint
+from .differentiate.trace import Joint, trace_joint
 from .emit.program import to_program
 from .graph import PartitionedRegion, ReferenceRegion
+from .memory.choose import choose
+from .memory.sizes import Sizes, balanced
 from .passes.insert_redistribution import insert_redistribution
 from .passes.lower_redistribution import lower_redistribution
 from .passes.place import place
@@ -38,10 +40,10 @@ from .passes.split_collectives import split_collectives
 from .plan.degrees import resolve_degrees
 from .plan.plan import Plan, make_plan
 from .schedule.micro_batch import MicroBatch, build_micro_batch
-from .schedule.step import Step, build_step
+from .schedule.step import Step, build_evaluation, build_step
 from .verify.differentiated import verify_differentiated
 from .verify.regions import verify_marked, verify_partitioned, verify_placed, verify_reference
-from .verify.schedule import verify_buffers, verify_micro_batch, verify_step
+from .verify.schedule import verify_buffers, verify_evaluation, verify_micro_batch, verify_step
 from .verify.traced import collectives, verify_joint, verify_simplified, verify_split
 
 DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "fp64": torch.float64}
@@ -81,9 +83,17 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     plan = make_plan(reference, mesh, spec)
     verify_buffers(plan.buffers, mesh)
     partitioned = {kind: partition(region, mesh) for kind, region in reference.kinds.items()}
-    differentiated = {kind: differentiate(region, plan) for kind, region in partitioned.items()}
+    joints = {kind: trace(region) for kind, region in partitioned.items()}
+    policies = choose_policies(joints, reference, plan, spec)
+    differentiated = {kind: halve(joint, policies[kind], plan) for kind, joint in joints.items()}
     micro_batch = build_micro_batch(
-        reference.chain, differentiated, reference.loads, reference.shape.dtype, spec.train.seed
+        reference.chain,
+        differentiated,
+        reference.loads,
+        reference.means,
+        reference.shape.dtype,
+        spec.train.seed,
+        documents=reference.shape.documents,
     )
     verify_micro_batch(micro_batch)
     step = build_step(
@@ -91,7 +101,48 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     )
     verify_step(step, mesh)
     programs = emit(differentiated, micro_batch, step)
+    programs |= evaluation_programs(spec, reference, differentiated, policies, plan)
     return Compiled(spec, options, reference, plan, partitioned, differentiated, micro_batch, step, programs)
+
+
+def evaluation_programs(
+    spec: Spec,
+    reference: ReferenceModel,
+    differentiated: dict[str, DifferentiatedRegion],
+    policies: dict[str, Policy],
+    plan: Plan,
+) -> dict[str, Program]:
+    """`evaluate` and what it calls beside the forward programs of training: losses and loads, no update.
+
+    Kinds of region in which something is random in training have a forward program of their own.
+    """
+    random = [kind for kind, region in reference.kinds.items() if "noise" in region.inputs]
+    kinds = build(spec.model, reference.shape, training=False).kinds if random else {}
+    for kind in random:
+        verify_reference(kinds[kind])
+    own = {kind: halve(trace(partition(kinds[kind], plan.mesh)), policies[kind], plan) for kind in random}
+    own = {kind: replace(region, kind=f"{kind}.evaluate") for kind, region in own.items()}
+    micro_batch = build_micro_batch(
+        reference.chain,
+        differentiated | own,
+        reference.loads,
+        reference.means,
+        reference.shape.dtype,
+        spec.train.seed,
+        documents=reference.shape.documents,
+        backward=False,
+    )
+    verify_micro_batch(micro_batch)
+    evaluation = build_evaluation(micro_batch, plan.micro_batches, plan.mesh, spec.train)
+    verify_evaluation(evaluation)
+    found = [emit_forward(region) for region in own.values()]
+    found += [
+        to_program(
+            "evaluate_micro_batch", micro_batch.graph, micro_batch.input_labels, ("losses", "loads")
+        ),
+        to_program("evaluate", evaluation.graph, evaluation.input_labels, EVALUATE_RESULTS),
+    ]
+    return {program.name: program for program in found}
 
 
 def rank_shape(spec: Spec, mesh: Mesh, options: CompileOptions) -> Shape:
@@ -99,7 +150,12 @@ def rank_shape(spec: Spec, mesh: Mesh, options: CompileOptions) -> Shape:
     train = spec.train
     micro = -(-train.batch_sequences // train.micro_batches)
     dtype = DTYPES[options.dtype or spec.precision.compute]
-    return Shape(sequences=-(-micro // mesh.world), sequence=train.sequence, dtype=dtype)
+    return Shape(
+        sequences=-(-micro // mesh.world),
+        sequence=train.sequence,
+        dtype=dtype,
+        documents=train.documents == "separate",
+    )
 
 
 def partition(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
@@ -115,20 +171,51 @@ def partition(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
     return placed
 
 
-def differentiate(region: PartitionedRegion, plan: Plan) -> DifferentiatedRegion:
-    """Forward and backward of a region, as an executor runs them."""
+def trace(region: PartitionedRegion) -> Joint:
+    """Forward and backward of a region in one graph of the instruction set."""
     joint = trace_joint(region)
     verify_joint(joint)
     traced = collectives(joint.graph)
     simplify(joint.graph)
     verify_simplified(joint, traced)
-    cut = split(joint, POLICIES[plan.recompute])
+    return joint
+
+
+def choose_policies(
+    joints: dict[str, Joint], reference: ReferenceModel, plan: Plan, spec: Spec
+) -> dict[str, Policy]:
+    """What each kind of region keeps from forward to backward."""
+    layers = layers_by_kind(reference, spec)
+    sizes = {kind: sizes_of(layers.get(kind), reference, plan) for kind in joints}
+    return choose(plan.memory.recompute, joints, layers, sizes, reference.chain)
+
+
+def layers_by_kind(reference: ReferenceModel, spec: Spec) -> dict[str, Layer]:
+    """A layer of each kind."""
+    kinds = (kind for at, kind in reference.chain if at.startswith("layers."))
+    return dict(zip(kinds, spec.model.layers, strict=True))
+
+
+def sizes_of(layer: Layer | None, reference: ReferenceModel, plan: Plan) -> Sizes:
+    """What depends on data in a region, as numbers."""
+    return Sizes() if layer is None else balanced(layer, reference.shape.tokens, plan.mesh)
+
+
+def halve(joint: Joint, policy: Policy, plan: Plan) -> DifferentiatedRegion:
+    """Forward and backward of a region, as an executor runs them."""
+    cut = split(joint, policy)
     verify_split(cut)
-    bound = bind(cut, plan.buffers[region.kind])
+    bound = bind(cut, plan.buffers[joint.region.kind])
     for graph in (bound.forward, bound.backward):
         split_collectives(graph)
     verify_differentiated(bound)
     return bound
+
+
+def emit_forward(region: DifferentiatedRegion) -> Program:
+    """The forward program of a kind of region."""
+    inputs = (*(buffer.name for buffer in region.buffers), *region.inputs)
+    return to_program(f"{region.kind}.forward", region.forward, inputs, (*region.outputs, *region.saved))
 
 
 def emit(
@@ -137,11 +224,8 @@ def emit(
     """All programs by name; `step` is where an executor starts."""
     programs = {}
     for kind, region in differentiated.items():
-        buffers = tuple(buffer.name for buffer in region.buffers)
-        forward, backward = f"{kind}.forward", f"{kind}.backward"
-        programs[forward] = to_program(
-            forward, region.forward, (*buffers, *region.inputs), (*region.outputs, *region.saved)
-        )
+        forward, backward = emit_forward(region), f"{kind}.backward"
+        programs[forward.name] = forward
         programs[backward] = to_program(
             backward,
             region.backward,

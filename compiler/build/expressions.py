@@ -53,6 +53,11 @@ def evaluate(expression: Expression, scope: LayerScope) -> fx.Node:
 
 
 def _apply(call: Call, x: fx.Node, scope: LayerScope) -> fx.Node:
+    with scope.builder.within(call.path):
+        return _applied(call, x, scope)
+
+
+def _applied(call: Call, x: fx.Node, scope: LayerScope) -> fx.Node:
     match call.component:
         case RmsNorm() | LayerNorm() as norm:
             return build_norm(scope, x, call.path, norm, call.origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from torch import fx
@@ -19,7 +20,10 @@ from .scope import LayerScope
 
 def build_moe(scope: LayerScope, x: fx.Node, path: str, moe: Moe) -> fx.Node:
     """(T, D) -> (T, D)."""
-    routing = build_router(scope, x, path, moe)
+    with scope.builder.within(f"{path}.router"):
+        routing = build_router(scope, x, path, moe)
+        assert routing.weights is not None
+        routing = replace(routing, weights=scope.cast(routing.weights, value(x).dtype, moe.origin))
     if moe.latent is None:
         y = _experts(scope, x, path, moe, routing)
     else:
@@ -79,11 +83,14 @@ def _network(scope: LayerScope, rows: fx.Node, path: str, moe: Moe, counts: fx.N
         at, full = moe.expert.origin, f"{path}.expert.{{}}.{name}"
         y = scope.call(model_ops.expert_mm, x, scope.parameters[full], counts, tail, at=at)
         bias = scope.parameters.get(f"{full}_bias")
-        return y if bias is None else scope.call(model_ops.expert_add, y, bias, counts, at=at)
+        if bias is None:
+            return y
+        return scope.call(model_ops.expert_add, y, scope.cast(bias, value(y).dtype, at), counts, at=at)
 
-    out = build_network(scope, rows, moe.expert, linear)
-    norm = moe.expert_norm
-    return out if norm is None else build_norm(scope, out, f"{path}.expert_norm", norm, norm.origin)
+    with scope.builder.within(f"{path}.expert"):
+        out = build_network(scope, rows, moe.expert, linear)
+        norm = moe.expert_norm
+        return out if norm is None else build_norm(scope, out, f"{path}.expert_norm", norm, norm.origin)
 
 
 def _add_identity(scope: LayerScope, x: fx.Node, y: fx.Node, moe: Moe, routing: Routing) -> fx.Node:
@@ -96,9 +103,10 @@ def _add_shared(scope: LayerScope, x: fx.Node, y: fx.Node, path: str, moe: Moe) 
     if moe.shared is None:
         return y
     at = moe.shared.origin
-    shared = build_ffn(scope, x, f"{path}.shared", moe.shared.ffn)
-    if moe.shared.gate:
-        gate = scope.linear(x, f"{path}.shared_gate", at)
-        shared = scope.call(model_ops.sigmoid_gate, shared, gate, at=at)
+    with scope.builder.within(f"{path}.shared"):
+        shared = build_ffn(scope, x, f"{path}.shared", moe.shared.ffn)
+        if moe.shared.gate:
+            gate = scope.linear(x, f"{path}.shared_gate", at)
+            shared = scope.call(model_ops.sigmoid_gate, shared, gate, at=at)
     both = scope.call(model_ops.add, y, shared, at=at)
     return scope.call(model_ops.scaled, both, 0.5, at=at) if moe.shared.average else both

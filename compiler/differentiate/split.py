@@ -35,12 +35,38 @@ class Split:
     backward_inputs: tuple[fx.Node, ...]
 
 
+@dataclass(frozen=True)
+class Crossing:
+    """What a policy keeps of a joint graph, and what it makes again. All in the order of the graph."""
+
+    saved: tuple[fx.Node, ...]
+    again: tuple[fx.Node, ...]  # of forward, computed in backward once more; views among them
+    inputs: tuple[fx.Node, ...]  # of the region, that backward uses
+
+
+def cross(joint: Joint, policy: Policy) -> Crossing:
+    """What `split` would do, without doing it."""
+    forward_nodes = _ancestors(joint.outputs)
+    crossing = _cross(joint, forward_nodes, policy)
+    nodes = tuple(joint.graph.nodes)
+    return Crossing(
+        saved=tuple(node for node in nodes if node in crossing.saved),
+        again=tuple(node for node in nodes if node in crossing.computed and node in forward_nodes),
+        inputs=crossing.used(joint.inputs),
+    )
+
+
+def _cross(joint: Joint, forward_nodes: set[fx.Node], policy: Policy) -> _Crossing:
+    crossing = _Crossing(joint, forward_nodes, policy)
+    crossing.need((*joint.parameter_grads, *joint.input_grads.values()))
+    return crossing
+
+
 def split(joint: Joint, policy: Policy) -> Split:
     """Cut `joint` in two; `policy` says what to keep of what backward needs."""
     forward_nodes = _ancestors(joint.outputs)
     gradients = (*joint.parameter_grads, *joint.input_grads.values())
-    crossing = _Crossing(joint, forward_nodes, policy)
-    crossing.need(gradients)
+    crossing = _cross(joint, forward_nodes, policy)
     saved = tuple(node for node in joint.graph.nodes if node in crossing.saved)
     return Split(
         joint=joint,
@@ -86,7 +112,7 @@ class _Crossing:
             self.seen.add(node)
             if node in self.given:
                 continue
-            if self._in_forward(node) and not is_free(node) and self.policy(node):
+            if self._in_forward(node) and not is_free(node) and self.policy.keeps(node):
                 self.saved.add(node)
                 continue
             self.computed.add(node)

@@ -15,8 +15,17 @@ from torch import Tensor, fx
 from torch.autograd.graph import Node as GradNode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from moec.compiler.graph import LABEL, ORIGIN, PartitionedRegion, fake_mode, origin, value
-from moec.dsl.spec import NOWHERE, Origin
+from moec.compiler.graph import (
+    COMPONENT,
+    LABEL,
+    ORIGIN,
+    PartitionedRegion,
+    component,
+    fake_mode,
+    origin,
+    value,
+)
+from moec.dsl.spec import NOWHERE
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,8 @@ def trace_joint(region: PartitionedRegion) -> Joint:
 def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str]) -> Joint:
     """Name the parts of a traced graph. `outputs`: the differentiable ones."""
     for node in graph.nodes:
-        node.meta[ORIGIN] = node.meta.pop("custom", {}).get(ORIGIN, NOWHERE)
+        custom = node.meta.pop("custom", {})
+        node.meta[ORIGIN], node.meta[COMPONENT] = custom.get(ORIGIN, NOWHERE), custom.get(COMPONENT, "")
     graph.set_codegen(fx.graph.CodeGen())  # flat arguments, as they are
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     parameters, values = len(region.parameters), len(region.inputs)
@@ -113,7 +123,8 @@ def _joint(region: PartitionedRegion, graph: fx.Graph, outputs: list[str]) -> Jo
 
 
 class _Annotating(fx.Interpreter):
-    """Runs a region under tracing; traced nodes learn which `.moe` line they are for, in backward too."""
+    """Runs a region under tracing; traced nodes learn which `.moe` line and component they are for, in
+    backward too."""
 
     def __init__(self, region: PartitionedRegion) -> None:
         super().__init__(torch.nn.Module(), garbage_collect_values=False, graph=region.graph)
@@ -122,14 +133,15 @@ class _Annotating(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         # As the base class does it, but for what it says about traced nodes: that would undo the annotation.
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        with fx.traceback.annotate({ORIGIN: origin(n)}):
+        labels = {ORIGIN: origin(n), COMPONENT: component(n)}
+        with fx.traceback.annotate(labels):
             result = getattr(self, n.op)(n.target, args, kwargs)
         for leaf in torch.utils._pytree.tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
-                self._mark(leaf.grad_fn, origin(n))
+                self._mark(leaf.grad_fn, labels)
         return result
 
-    def _mark(self, newest: GradNode, at: Origin) -> None:
+    def _mark(self, newest: GradNode, labels: dict[str, Any]) -> None:
         """Autograd nodes that this operation added say, when backward reaches them, where they are from."""
         pending: list[GradNode | None] = [newest]
         while pending:
@@ -137,7 +149,7 @@ class _Annotating(fx.Interpreter):
             if node is None or node in self.seen:
                 continue
             self.seen.add(node)
-            node.register_prehook(lambda _: fx.traceback.current_meta.update(custom={ORIGIN: at}))
+            node.register_prehook(lambda _: fx.traceback.current_meta.update(custom=labels))
             pending.extend(following for following, _ in node.next_functions)
 
 

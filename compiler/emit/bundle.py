@@ -13,6 +13,7 @@ from moec.compiler.pipeline import Compiled
 from moec.dsl.compare import facts
 from moec.dsl.parameters import count
 from moec.dsl.spec import Cosine, TrainSpec
+from moec.dsl.written import memory_texts
 from moec.runtime.abi.bundle import (
     FORMAT,
     VERSION,
@@ -20,6 +21,7 @@ from moec.runtime.abi.bundle import (
     Schedule,
     Toolchain,
     Training,
+    Validation,
     write_bundle,
 )
 from moec.runtime.abi.manifest import Checkpointing
@@ -61,7 +63,7 @@ def manifest(compiled: Compiled) -> Manifest:
         buffers=compiled.plan.buffers,
         losses=compiled.micro_batch.losses,
         loads=compiled.micro_batch.loads,
-        options={"recompute": compiled.plan.recompute},
+        options=memory_texts(compiled.spec.memory),
         facts=facts(compiled.spec),
         files={},
     )
@@ -86,5 +88,7 @@ def _training(train: TrainSpec) -> Training:
             floor=schedule.floor if isinstance(schedule, Cosine) else 1.0,
         ),
         seed=train.seed,
+        documents=train.documents,
+        validation=train.validation and Validation(train.validation.every, train.validation.batches),
         checkpoint=_checkpointing(train),
     )

@@ -15,7 +15,14 @@ from __future__ import annotations
 from torch import fx
 
 from moec.compiler.exchange_ops import redistribute
-from moec.compiler.graph import Builder, PartitionedRegion, origin, set_layout
+from moec.compiler.graph import (
+    Builder,
+    PartitionedRegion,
+    common_component,
+    component,
+    origin,
+    set_layout,
+)
 from moec.compiler.layout import Layout
 from moec.runtime.abi.mesh import Mesh
 
@@ -31,7 +38,8 @@ def insert_redistribution(region: PartitionedRegion, mesh: Mesh) -> None:
             continue
         for position, value, needed in list(open_edges(node, mesh)):
             if (value, needed) not in made:
-                with region.graph.inserting_before(node):
+                inside = common_component(component(value), component(node))
+                with region.graph.inserting_before(node), builder.within(inside):
                     mark = builder.call(redistribute, value, str(needed), at=origin(node))
                 set_layout(mark, needed)
                 made[value, needed] = mark

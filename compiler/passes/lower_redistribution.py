@@ -29,7 +29,7 @@ from torch import fx
 
 from moec.compiler import exchange_ops, model_ops
 from moec.compiler.errors import InternalCompilerError
-from moec.compiler.graph import Builder, PartitionedRegion, layout, origin, set_layout, value
+from moec.compiler.graph import Builder, PartitionedRegion, component, layout, origin, set_layout, value
 from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
 from moec.dsl.spec import Origin
 from moec.runtime.abi.mesh import Mesh
@@ -68,6 +68,7 @@ class _Lowering:
     def lower(self, mark: fx.Node) -> fx.Node:
         source = mark.args[0]
         assert isinstance(source, fx.Node)
+        self.builder.component = component(mark)
         match layout(source), layout(mark):
             case Partial(axis), Whole():
                 return self._call(exchange_ops.all_reduce, source, axis, at=origin(mark), to=Whole())

@@ -1,4 +1,4 @@
-"""`Plan`: mesh, placement of every parameter, recompute policy, micro-batches.
+"""`Plan`: mesh, placement of every parameter, what is kept for backward, micro-batches.
 
 Frozen data, made from the reference.
 
@@ -15,15 +15,12 @@ divisor depends on a degree.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from moec.compiler.build.model import ReferenceModel
 from moec.dsl.parameters import Parameter
-from moec.dsl.spec import Spec
+from moec.dsl.spec import MemorySpec, Spec
 from moec.runtime.abi.buffers import Buffer, Slot, lay_out
 from moec.runtime.abi.mesh import Mesh
-
-Recompute = Literal["none", "full"]
 
 DENSE_AXES = ("shard", "replicate", "shard")
 EXPERT_AXES = ("expert_shard", "expert_replicate", "expert_owner")
@@ -37,14 +34,14 @@ class Plan:
 
     mesh: Mesh
     buffers: dict[str, tuple[Buffer, ...]]  # region kind -> its buffers
-    recompute: Recompute
+    memory: MemorySpec
     micro_batches: int
 
 
 def make_plan(reference: ReferenceModel, mesh: Mesh, spec: Spec) -> Plan:
     """Place every parameter: dense ones over `shard`, experts over `expert` and then `expert_shard`."""
     buffers = {kind: place_parameters(region.parameters, mesh) for kind, region in reference.kinds.items()}
-    return Plan(mesh, buffers, spec.memory.recompute, spec.train.micro_batches)
+    return Plan(mesh, buffers, spec.memory, spec.train.micro_batches)
 
 
 def place_parameters(parameters: tuple[Parameter, ...], mesh: Mesh) -> tuple[Buffer, ...]:

@@ -11,6 +11,7 @@ from .equations import embed_equation as embed_equation
 from .equations import equation_text as equation_text
 from .equations import head_equation as head_equation
 from .equations import norm_name as norm_name
+from .memory import memory_texts as memory_texts
 from .nodes import NOWHERE as NOWHERE
 from .nodes import number as number
 from .nodes import setting as setting

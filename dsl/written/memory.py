@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
+from moec.dsl.format import format_expression
 
 from .nodes import call, node
 
@@ -43,3 +44,10 @@ def _bytes(count: int) -> s.Number:
 
 
 _PREFIXES = (("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10), ("", 1))
+
+
+def memory_texts(memory: m.MemorySpec) -> dict[str, str]:
+    """Setting -> its value as text: `recompute`, and what else is not as it is by default."""
+    values, plain = memory_values(memory), memory_values(m.MemorySpec())
+    texts = {name: format_expression(value) for name, value in values.items()}
+    return {n: t for n, t in texts.items() if n == "recompute" or t != format_expression(plain[n])}

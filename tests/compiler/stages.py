@@ -12,8 +12,8 @@ from moec.compiler.graph import PartitionedRegion
 from moec.compiler.passes.insert_redistribution import insert_redistribution
 from moec.compiler.passes.place import place
 from moec.compiler.passes.propagate import propagate
-from moec.compiler.pipeline import differentiate, partition
-from moec.compiler.plan.plan import make_plan
+from moec.compiler.pipeline import choose_policies, halve, partition, trace
+from moec.compiler.plan.plan import Plan, make_plan
 from moec.dsl.spec import Spec
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.abi.program import Program
@@ -48,8 +48,13 @@ def partitioned(spec: Spec, mesh: Mesh, kind: str = "layer_0") -> PartitionedReg
 
 def differentiated(spec: Spec, mesh: Mesh, kind: str = "layer_0") -> DifferentiatedRegion:
     """Forward and backward of a region."""
-    model = reference(spec)
-    return differentiate(partition(model.kinds[kind], mesh), make_plan(model, mesh, spec))
+    return differentiate(reference(spec), kind, make_plan(reference(spec), mesh, spec), spec)
+
+
+def differentiate(model: ReferenceModel, kind: str, plan: Plan, spec: Spec) -> DifferentiatedRegion:
+    """Forward and backward of a region of `model`."""
+    joint = trace(partition(model.kinds[kind], plan.mesh))
+    return halve(joint, choose_policies({kind: joint}, model, plan, spec)[kind], plan)
 
 
 def without_lines(programs: dict[str, Program]) -> dict[str, Program]:

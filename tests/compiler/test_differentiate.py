@@ -16,14 +16,14 @@ from moec.compiler.differentiate.simplify import simplify
 from moec.compiler.differentiate.trace import trace_joint
 from moec.compiler.emit.program import to_program
 from moec.compiler.graph import ReferenceRegion, interpret, run, value
-from moec.compiler.pipeline import CompileOptions, compile_spec, differentiate, partition
+from moec.compiler.pipeline import CompileOptions, compile_spec
 from moec.compiler.plan.plan import make_plan
 from moec.runtime.abi.instructions import COLLECTIVE_STARTS, name_of
 from moec.runtime.abi.machine_ops import pack
 from moec.runtime.executor import Executor
 from small_models import SEQUENCE, VARIANTS, VOCAB, relative, small_spec
 
-from .stages import EIGHT_RANKS, ONE_RANK, differentiated, partitioned, reference
+from .stages import EIGHT_RANKS, ONE_RANK, differentiate, differentiated, partitioned, reference
 
 SEQUENCES, REAL = 3, 2  # capacity, and how many of them are no padding
 
@@ -136,7 +136,7 @@ def test_forward_and_backward_are_those_of_autograd(variant: str) -> None:
 def compiled(variant: str, kind: str, recompute: str) -> DifferentiatedRegion:
     spec = small_spec(variant, recompute=recompute)
     plan = make_plan(model(variant), ONE_RANK, spec)
-    return differentiate(partition(model(variant).kinds[kind], ONE_RANK), plan)
+    return differentiate(model(variant), kind, plan, spec)
 
 
 def test_padding_changes_no_gradient() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moec.compiler.differentiate.policy import POLICIES
+from moec.compiler.differentiate.policy import KEEP_ALL, KEEP_NONE, Policy
 from moec.compiler.differentiate.simplify import simplify
 from moec.compiler.differentiate.split import Split, split
 from moec.compiler.differentiate.trace import Joint, trace_joint
@@ -27,19 +27,22 @@ def joint() -> Joint:
     return traced
 
 
-def halves(joint: Joint, recompute: str = "none") -> Split:
-    return split(joint, POLICIES[recompute])
+POLICIES = (KEEP_ALL, KEEP_NONE, Policy(("attention",)), Policy(("experts",)))
 
 
-@pytest.mark.parametrize("recompute", POLICIES)
-def test_what_is_right_passes(joint: Joint, recompute: str) -> None:
+def halves(joint: Joint, policy: Policy = KEEP_ALL) -> Split:
+    return split(joint, policy)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_what_is_right_passes(joint: Joint, policy: Policy) -> None:
     verify_joint(joint)
     verify_simplified(joint, collectives(joint.graph))
-    verify_split(halves(joint, recompute))
+    verify_split(halves(joint, policy))
 
 
 def test_full_recomputation_runs_the_collectives_of_forward_again(joint: Joint) -> None:
-    kept, again = halves(joint), halves(joint, "full")
+    kept, again = halves(joint), halves(joint, KEEP_NONE)
 
     assert collectives(again.forward) == collectives(kept.forward)
     assert len(collectives(again.backward)) > len(collectives(kept.backward))

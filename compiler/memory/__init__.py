@@ -1,0 +1,1 @@
+"""What a rank keeps between forward and backward: bytes, the work of making values again, the choice."""

@@ -1,0 +1,57 @@
+"""The work of computing a node again, in floating-point operations, from its shapes.
+
+A product of matrices counts 2 for every multiplication and addition; anything else 1 for every number it
+gives. A byte that is sent again counts `OPERATIONS_PER_SENT_BYTE`: what an accelerator computes while its
+network moves one (some 400 TFLOP/s over 100 GB/s).
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .sizes import Sizes, tensors
+
+_aten, _moec = torch.ops.aten, torch.ops.moec
+OPERATIONS_PER_SENT_BYTE = 4096
+
+
+def work(node: fx.Node, sizes: Sizes) -> int:
+    """What it takes to compute `node`."""
+    match node.target:
+        case _aten.mm.default:
+            return _product(node, 0, sizes)
+        case _aten.addmm.default:
+            return _product(node, 1, sizes)
+        case _moec.expert_mm.default:
+            return _product(node, 0, sizes)
+        case _moec.attention.default:
+            return _attention(node, sizes)
+        case _moec.all_to_all.default | _moec.all_reduce.default:
+            return sizes.bytes(node) * OPERATIONS_PER_SENT_BYTE
+        case _moec.combine.default:
+            return 2 * prod(sizes.shape(_tensor(node.args[0])))
+    return sizes.elements(node)
+
+
+def _product(node: fx.Node, position: int, sizes: Sizes) -> int:
+    """(R, in) at `position` times a matrix -> (R, out)."""
+    inner = sizes.shape(_tensor(node.args[position]))[1]
+    return 2 * inner * sum(prod(sizes.shape(x)) for x in tensors(node))
+
+
+def _attention(node: fx.Node, sizes: Sizes) -> int:
+    """Scores and values of the keys that a query sees: half of them, or those of its window or chunk."""
+    q, v = (sizes.shape(_tensor(node.args[i])) for i in (0, 2))
+    batch, length, heads, dims = q
+    limits = [limit for limit in node.args[5:7] if isinstance(limit, int) and limit > 0]
+    seen = min([length, *(2 * limit for limit in limits)])
+    return batch * heads * length * seen * (dims + v[3])
+
+
+def _tensor(argument: Any) -> Tensor:
+    assert isinstance(argument, fx.Node)
+    return next(tensors(argument))
