@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from moec.dsl.spec import DType, Layer, Spec
 from moec.runtime.abi.bundle import EVALUATE_RESULTS, STEP_RESULTS
 from moec.runtime.abi.mesh import Mesh
@@ -32,6 +30,7 @@ from .emit.program import to_program
 from .graph import PartitionedRegion, ReferenceRegion
 from .memory.choose import choose
 from .memory.sizes import Sizes, balanced
+from .numerics import Numerics, numerics_of
 from .passes.insert_redistribution import insert_redistribution
 from .passes.lower_redistribution import lower_redistribution
 from .passes.place import place
@@ -45,8 +44,6 @@ from .verify.differentiated import verify_differentiated
 from .verify.regions import verify_marked, verify_partitioned, verify_placed, verify_reference
 from .verify.schedule import verify_buffers, verify_evaluation, verify_micro_batch, verify_step
 from .verify.traced import collectives, verify_joint, verify_simplified, verify_split
-
-DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "fp64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,11 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     """Compile. Raises CompileError for what the user can mend, InternalCompilerError for what we have to."""
     options = options or CompileOptions()
     mesh = resolve_degrees(spec.parallel, options.ranks)
-    reference = build(spec.model, rank_shape(spec, mesh, options))
+    numerics = numerics_of(spec.precision, options.dtype)
+    reference = build(spec.model, rank_shape(spec, mesh, numerics))
     for region in reference.kinds.values():
         verify_reference(region)
-    plan = make_plan(reference, mesh, spec)
+    plan = make_plan(reference, mesh, spec, numerics)
     verify_buffers(plan.buffers, mesh)
     partitioned = {kind: partition(region, mesh) for kind, region in reference.kinds.items()}
     joints = {kind: trace(region) for kind, region in partitioned.items()}
@@ -91,7 +89,7 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
         differentiated,
         reference.loads,
         reference.means,
-        reference.shape.dtype,
+        plan.numerics,
         spec.train.seed,
         documents=reference.shape.documents,
     )
@@ -127,7 +125,7 @@ def evaluation_programs(
         differentiated | own,
         reference.loads,
         reference.means,
-        reference.shape.dtype,
+        plan.numerics,
         spec.train.seed,
         documents=reference.shape.documents,
         backward=False,
@@ -137,23 +135,21 @@ def evaluation_programs(
     verify_evaluation(evaluation)
     found = [emit_forward(region) for region in own.values()]
     found += [
-        to_program(
-            "evaluate_micro_batch", micro_batch.graph, micro_batch.input_labels, ("losses", "loads")
-        ),
+        to_program("evaluate_micro_batch", micro_batch.graph, micro_batch.input_labels, ("losses", "loads")),
         to_program("evaluate", evaluation.graph, evaluation.input_labels, EVALUATE_RESULTS),
     ]
     return {program.name: program for program in found}
 
 
-def rank_shape(spec: Spec, mesh: Mesh, options: CompileOptions) -> Shape:
+def rank_shape(spec: Spec, mesh: Mesh, numerics: Numerics) -> Shape:
     """The static shape of one rank's micro-batch: the global one over all ranks, rounded up."""
     train = spec.train
     micro = -(-train.batch_sequences // train.micro_batches)
-    dtype = DTYPES[options.dtype or spec.precision.compute]
     return Shape(
         sequences=-(-micro // mesh.world),
         sequence=train.sequence,
-        dtype=dtype,
+        dtype=numerics.compute,
+        router=numerics.router,
         documents=train.documents == "separate",
     )
 

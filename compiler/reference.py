@@ -20,9 +20,17 @@ from .build.model import ReferenceModel, Shape, build
 from .graph import run
 
 
+LOSSES = ("loss", "aux_loss", "sequence_aux_loss", "z_loss")
+_COUNTS = (".load", ".dropped")
+
+
 @dataclass(frozen=True)
 class Reference:
-    """Losses of a batch by name, choices of every expert by MoE, gradients of all trained parameters."""
+    """What a step computes of a batch.
+
+    Losses and `<moe>.entropy` by name, the whole numbers that are `<moe>.load` and `<moe>.dropped`, and
+    gradients of all trained parameters.
+    """
 
     losses: dict[str, float]
     loads: dict[str, Tensor]
@@ -37,12 +45,14 @@ def reference_step(
     micro_batches: int,
     seed: int = 0,
     first: int = 0,
+    documents: Tensor | None = None,
 ) -> Reference:
     """Losses and gradients of one batch, cut into `micro_batches`.
 
     `weights` are by full name, of one floating dtype, which is computed in. `tokens` and `targets` are
     (sequences, sequence) int64; targets of -100 bear no loss. What is random depends on `seed` and on the
-    position of the batch's first sequence in its run, `first`.
+    position of the batch's first sequence in its run, `first`. With `documents`, int64 like tokens, they are
+    separate, and it says of every token where in its sequence its document starts.
     """
     trained = {name for region, p in model_parameters(model) if p.trained for name in p.names(region)}
     leaves = {name: tensor.detach().clone() for name, tensor in weights.items()}
@@ -58,14 +68,15 @@ def reference_step(
     parts = zip(torch.split(tokens, size), torch.split(targets, size), strict=True)
     for index, (part, wanted) in enumerate(parts):
         start = facts | {"first": torch.tensor(first + index * size)}
+        if documents is not None:
+            start["documents"] = documents[index * size : index * size + len(part)]
         values = _forward(model, leaves, part, wanted, start, seed)
         torch.autograd.backward(values.pop("objective"))
-        for name in ("loss", "aux_loss", "sequence_aux_loss", "z_loss"):
-            if name in values:
-                losses[name] = losses.get(name, 0.0) + values[name].item()
-        for name, load in values.items():
-            if name.endswith(".load"):
-                loads[name] = loads[name] + load if name in loads else load
+        for name, found in values.items():
+            if name in LOSSES or name.endswith(".entropy"):
+                losses[name] = losses.get(name, 0.0) + found.item()
+            elif name.endswith(_COUNTS):
+                loads[name] = loads[name] + found if name in loads else found
     gradients = {name: leaf.grad for name, leaf in leaves.items() if name in trained}
     return Reference(
         losses, loads, {n: torch.zeros_like(weights[n]) if g is None else g for n, g in gradients.items()}
@@ -81,7 +92,8 @@ def _forward(
     seed: int,
 ) -> dict[str, Tensor]:
     dtype = next(iter(leaves.values())).dtype
-    reference = build(model, Shape(tokens.shape[0], tokens.shape[1], dtype))
+    shape = Shape(tokens.shape[0], tokens.shape[1], dtype, documents="documents" in facts)
+    reference = build(model, shape)
     values = {
         "tokens": tokens,
         "targets": targets,
@@ -97,7 +109,7 @@ def run_chain(
 ) -> dict[str, Tensor]:
     """Run all regions in order; `seed` is that of what is random in training.
 
-    Returns every value of the chain; loads are under `layers.<i>.<component>.load`.
+    Returns every value of the chain; what a MoE publishes is under `layers.<i>.<component>.load` and alike.
     """
     values = dict(values)
     for instance, kind in reference.chain:
@@ -107,7 +119,7 @@ def run_chain(
         parameters = {p.path: _stored(p, prefix, weights) for p in region.parameters}
         results = run(region, parameters, {name: values[name] for name in region.inputs})
         for name, result in results.items():
-            values[f"{instance}.{name}" if name.endswith(".load") else name] = result
+            values[f"{instance}.{name}" if name.endswith((*_COUNTS, ".entropy")) else name] = result
     return values
 
 

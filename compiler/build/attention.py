@@ -35,13 +35,15 @@ def build_attend(
     """Queries (B, S, H, d), keys (B, S, h, d) and values (B, S, h, c), made from x (T, D) -> (T, H * c)."""
     q, k, v = heads
     if attend.temperature is not None:
-        t = attend.temperature
-        q = scope.call(model_ops.log_temperature, q, t.scale, t.period, t.offset, at=t.origin)
+        t, positions = attend.temperature, scope.positions(attend.temperature.origin)
+        at_positions = [] if positions is None else [positions]
+        q = scope.call(model_ops.log_temperature, q, t.scale, t.period, t.offset, *at_positions, at=t.origin)
     options: dict[str, object] = {
         "window": attend.window,
         "chunk": attend.chunk,
         "softcap": attend.softcap,
         "sinks": scope.parameters[f"{path}.sinks"] if attend.sinks else None,
+        "documents": scope.facts.get("documents"),
     }
     given = {name: option for name, option in options.items() if option is not None}
     out = scope.call(model_ops.attention, q, k, v, scale=scale, at=at, **given)

@@ -3,7 +3,7 @@
 The chain, with the statistics that a model with balance losses carries from layer to layer:
 
     embed:  tokens                                  -> x, (carried statistics, zero)
-    layer:  x, carried, batch facts                 -> x, carried, load of every MoE
+    layer:  x, carried, batch facts                 -> x, carried, load and entropy of every MoE
     head:   x, carried, targets, batch facts        -> objective, loss, aux_loss, z_loss
     logits: x                                       -> logits           (instead of head, to read a model out)
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from moec.compiler.graph import ReferenceRegion
 from moec.dsl.parameters import layer_parameters
@@ -26,7 +27,11 @@ from .region import Shape as Shape
 from .statistics import CARRIED_DIFFERENTIABLE, Statistics, statistics_of
 
 Loads = tuple[tuple[str, int], ...]
-"""(output name, experts) of the MoEs of a layer."""
+"""(output name, how many whole numbers) of the MoEs of a layer: `load`, choices of each expert, and, where
+there is a capacity, `dropped`: choices without room, and tokens without a choice that had room."""
+
+Means = tuple[str, ...]
+"""Outputs that are summands of a mean over all tokens, () each: `entropy` of the MoEs of a layer."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class ReferenceModel:
     kinds: dict[str, ReferenceRegion]
     chain: tuple[tuple[str, str], ...]
     loads: dict[str, Loads]  # by layer kind
+    means: dict[str, Means]  # by layer kind
     corrections: dict[str, tuple[Correction, ...]]  # by layer kind
     statistics: Statistics
     shape: Shape
@@ -58,33 +64,39 @@ class ReferenceModel:
         return tuple((at, c) for at, kind in self.chain for c in self.corrections.get(kind, ()))
 
 
-def build(model: ModelSpec, shape: Shape, head: str = "head") -> ReferenceModel:
-    """The reference graphs of a model; `head` is "head" (loss) or "logits"."""
-    setting = Setting(model, shape, statistics_of(model), training=head == "head")
+def build(
+    model: ModelSpec, shape: Shape, head: Literal["head", "logits"] = "head", training: bool = True
+) -> ReferenceModel:
+    """The reference graphs of a model; `head` is "head" (loss) or "logits".
+
+    Without `training`, and where there is no loss, nothing is random.
+    """
+    setting = Setting(model, shape, statistics_of(model), training and head == "head")
     kinds: dict[str, ReferenceRegion] = {"embed": build_embed(setting)}
     loads: dict[str, Loads] = {}
+    means: dict[str, Means] = {}
     corrections: dict[str, tuple[Correction, ...]] = {}
     chain = [("embed", "embed")]
     names: dict[Layer, str] = {}
     for index, layer in enumerate(model.layers):
         if layer not in names:
             kind = names[layer] = f"layer_{len(names)}"
-            kinds[kind], loads[kind] = _layer(kind, layer, setting)
+            kinds[kind], loads[kind], means[kind] = _layer(kind, layer, setting)
             corrections[kind] = tuple(_corrections(layer))
         chain.append((f"layers.{index}", names[layer]))
     kinds[head] = {"head": build_head, "logits": build_logits}[head](setting)
-    return ReferenceModel(kinds, (*chain, (head, head)), loads, corrections, setting.statistics, shape)
+    return ReferenceModel(kinds, (*chain, (head, head)), loads, means, corrections, setting.statistics, shape)
 
 
-def _layer(kind: str, layer: Layer, setting: Setting) -> tuple[ReferenceRegion, Loads]:
+def _layer(kind: str, layer: Layer, setting: Setting) -> tuple[ReferenceRegion, Loads, Means]:
     region = RegionBuilder(kind, layer_parameters(layer, setting.model.width), setting, layer.origin)
     chain = region.chain()
-    scope = region.scope(chain, region.facts(*layer_facts(layer, setting.training)))
+    scope = region.scope(chain, region.facts(*layer_facts(layer, setting.training, setting.shape.documents)))
     for equation in layer.equations:
         assign(equation, scope)
-    outputs = {**chain, **{name: node for name, (node, _) in scope.loads.items()}}
+    outputs = {**chain, **{name: node for name, (node, _) in scope.loads.items()}, **scope.means}
     loads = tuple((name, experts) for name, (_, experts) in scope.loads.items())
-    return region.finish(outputs, {"x", *(CARRIED_DIFFERENTIABLE & chain.keys())}), loads
+    return region.finish(outputs, {"x", *(CARRIED_DIFFERENTIABLE & chain.keys())}), loads, tuple(scope.means)
 
 
 def _corrections(layer: Layer) -> Iterator[Correction]:

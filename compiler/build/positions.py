@@ -47,6 +47,8 @@ def build_rope(scope: LayerScope, x: fx.Node, rope: Rope, dims: int, start: int 
         options["interleaved"] = True
     if start:
         options["start"] = start
+    if (positions := scope.positions(rope.origin)) is not None:
+        options["positions"] = positions
     return scope.call(model_ops.rope, x, found.frequencies, at=rope.origin, **options)
 
 

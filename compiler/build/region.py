@@ -3,7 +3,8 @@
 Batch facts are scalars, int64: `sequences` (real sequences of this rank's micro-batch), `micro_tokens` and
 `batch_tokens` (real tokens of the global micro-batch and batch), `loss_tokens` (loss-bearing ones of the
 batch), `first` (the position in the run of this micro-batch's first sequence), `noise` (the key of a layer's
-random numbers). `tokens` (B, S) int64 are the ids, for routers that look at them.
+random numbers). `tokens` (B, S) int64 are the ids, for routers that look at them; `documents` (B, S) int64
+say of every token where in its sequence its document starts, where documents are separate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import fx
 
 from moec.compiler.graph import Builder, ReferenceRegion, fake_mode, value
 from moec.dsl.parameters import Parameter
-from moec.dsl.spec import Hash, Jitter, Layer, ModelSpec, Moe, Origin
+from moec.dsl.spec import Gqa, Hash, Jitter, Layer, Mla, ModelSpec, Moe, Origin, RoundRobin, RouterStage
+from moec.runtime.abi.dtypes import wide
 
 from .scope import LayerScope
 from .statistics import Statistics
@@ -23,11 +25,26 @@ from .statistics import Statistics
 
 @dataclass(frozen=True)
 class Shape:
-    """The static shape of one rank's micro-batch, and the dtype it is computed in."""
+    """The static shape of one rank's micro-batch, and the dtypes it is computed in."""
 
     sequences: int  # capacity: a short batch leaves some as padding
     sequence: int
-    dtype: torch.dtype
+    dtype: torch.dtype  # of activations, and of matrices
+    documents: bool = False  # of which none sees another: the batch says where they start
+
+    router: torch.dtype | None = None  # of a router's matrix, and its product with tokens; None: wide
+    loss_chunk: int | None = None  # tokens that have logits at a time; None: all
+
+    @property
+    def wide(self) -> torch.dtype:
+        """Of vectors, scores, statistics and losses: float32 where activations are halves."""
+        return wide(self.dtype)
+
+    def of(self, parameter: Parameter) -> torch.dtype:
+        """The dtype that a parameter is computed with."""
+        if not parameter.decays:
+            return self.wide
+        return self.router or self.wide if parameter.routes else self.dtype
 
     @property
     def tokens(self) -> int:
@@ -54,7 +71,7 @@ class RegionBuilder:
         self.builder = Builder(fx.Graph(), self.fake)
         self.inputs: list[str] = []
         self.parameter_nodes = {
-            p.path: self.builder.placeholder(p.path, p.stored_shape, setting.shape.dtype, p.origin, p.path)
+            p.path: self.builder.placeholder(p.path, p.stored_shape, setting.shape.of(p), p.origin, p.path)
             for p in parameters
         }
 
@@ -66,7 +83,7 @@ class RegionBuilder:
         return self.builder.placeholder(name, shape, dtype, at or self.origin)
 
     def ids(self, name: str) -> fx.Node:
-        """`tokens` or `targets`, (B, S)."""
+        """`tokens`, `targets` or `documents`, (B, S)."""
         shape = self.setting.shape
         return self.input(name, (shape.sequences, shape.sequence), torch.int64)
 
@@ -74,14 +91,15 @@ class RegionBuilder:
         """What the region before this one gives: the residual stream `x`, and the carried statistics."""
         model, shape = self.setting.model, self.setting.shape
         chain = {"x": self.input("x", (shape.tokens, model.width), shape.dtype, model.origin)}
-        for name, (dims, dtype) in self.setting.statistics.carried(shape.dtype).items():
+        for name, (dims, dtype) in self.setting.statistics.carried(shape.wide).items():
             chain[name] = self.input(name, dims, dtype, model.origin)
         return chain
 
     def facts(self, *names: str) -> dict[str, fx.Node]:
         """Facts of the batch by name."""
         return {
-            name: self.ids(name) if name == "tokens" else self.input(name, (), torch.int64) for name in names
+            name: self.ids(name) if name in ("tokens", "documents") else self.input(name, (), torch.int64)
+            for name in names
         }
 
     def scope(self, chain: dict[str, fx.Node], facts: dict[str, fx.Node]) -> LayerScope:
@@ -113,8 +131,8 @@ class RegionBuilder:
         )
 
 
-def layer_facts(layer: Layer, training: bool) -> tuple[str, ...]:
-    """The facts that a layer is given: those of every layer, and what its routers look at besides."""
+def layer_facts(layer: Layer, training: bool, documents: bool = False) -> tuple[str, ...]:
+    """The facts that a layer is given: those of every layer, and what it looks at besides."""
     stages = [s for call in layer.calls() if isinstance(call.component, Moe) for s in call.component.router]
     hashed = any(isinstance(stage, Hash) for stage in stages)
     jittered = training and any(isinstance(stage, Jitter) for stage in stages)
@@ -122,4 +140,11 @@ def layer_facts(layer: Layer, training: bool) -> tuple[str, ...]:
         *("sequences", "micro_tokens", "batch_tokens"),
         *(("tokens",) if hashed else ()),
         *(("first", "noise") if jittered else ()),
+        *(("documents",) if documents and _has_positions(layer, stages) else ()),
     )
+
+
+def _has_positions(layer: Layer, stages: list[RouterStage]) -> bool:
+    """Whether what a layer computes of a token depends on its place, or on the tokens before it."""
+    attends = any(isinstance(call.component, Gqa | Mla) for call in layer.calls())
+    return attends or any(isinstance(stage, RoundRobin) for stage in stages)

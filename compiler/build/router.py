@@ -15,6 +15,7 @@ from typing import Any
 from torch import fx
 
 from moec.compiler import model_ops
+from moec.compiler.graph import value
 from moec.dsl.spec import (
     Capacity,
     CorrectionBias,
@@ -36,6 +37,7 @@ from moec.dsl.spec import (
     SqrtSoftplus,
     Top,
 )
+from moec.runtime.abi.dtypes import wide
 
 from .scope import LayerScope
 
@@ -62,8 +64,10 @@ class Routing:
 
 
 def build_router(scope: LayerScope, x: fx.Node, path: str, moe: Moe) -> Routing:
-    """(T, D) -> weights and choices."""
+    """(T, D) -> weights and choices. Scores are wide, whatever dtype the router's matrix has."""
+    x = scope.cast(x, value(scope.parameters[f"{path}.router"]).dtype, moe.origin)
     logits = scope.linear(_jittered(scope, x, moe), f"{path}.router", moe.origin)
+    logits = scope.cast(logits, wide(value(logits)), moe.origin)
     routing = Routing(logits, logits)
     for stage in moe.router:
         routing = _Stages(scope, path, moe).apply(routing, stage)
@@ -146,7 +150,9 @@ class _Stages:
             case Top(k):
                 chosen = call(model_ops.best, routing.choice, k)
             case RoundRobin(k):
-                chosen = call(model_ops.round_robin, scores, self.scope.sequence, k)
+                positions = self.scope.positions(stage.origin)
+                given = [] if positions is None else [positions]
+                chosen = call(model_ops.round_robin, scores, self.scope.sequence, k, *given)
             case Hash(k):
                 chosen = call(model_ops.hash_experts, self.scope.facts["tokens"], k, self.moe.routed)
         weights = call(model_ops.scores_of, scores, chosen)

@@ -24,9 +24,10 @@ from moec.runtime.abi.bundle import (
     Validation,
     write_bundle,
 )
+from moec.runtime.abi.dtypes import NAMES
 from moec.runtime.abi.manifest import Checkpointing
 
-_DTYPE_NAMES: dict[torch.dtype, Literal["float32", "float64"]] = {
+_WIDE: dict[torch.dtype, Literal["float32", "float64"]] = {
     torch.float32: "float32",
     torch.float64: "float64",
 }
@@ -55,7 +56,8 @@ def manifest(compiled: Compiled) -> Manifest:
         parameters=total,
         active_parameters=active,
         init_std=model.init_std,
-        dtype=_DTYPE_NAMES[shape.dtype],
+        dtype=_WIDE[compiled.plan.numerics.parameters],
+        moments=NAMES[compiled.plan.numerics.moments],
         sequences=shape.sequences,
         mesh=compiled.plan.mesh,
         training=_training(compiled.spec.train),

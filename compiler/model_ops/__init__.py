@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .attention import attention as attention
 from .attention import clip as clip
+from .attention import document_positions as document_positions
 from .attention import gate_heads as gate_heads
 from .attention import log_temperature as log_temperature
 from .attention import merge_heads as merge_heads
@@ -50,12 +51,14 @@ from .router import sqrt_softplus as sqrt_softplus
 from .router import top as top
 from .router import with_room as with_room
 from .rows import add as add
+from .rows import cast as cast
 from .rows import embed as embed
 from .rows import layer_norm as layer_norm
 from .rows import linear as linear
 from .rows import rms_norm as rms_norm
 from .statistics import accumulate as accumulate
 from .statistics import balance_loss as balance_loss
+from .statistics import chunked_cross_entropy as chunked_cross_entropy
 from .statistics import cross_entropy as cross_entropy
 from .statistics import dropped as dropped
 from .statistics import entropy_sum as entropy_sum

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moec.runtime.abi import attention_ops, row_ops
+from moec.runtime.abi import attention_ops, document_ops, row_ops
 
 
 def split_heads(x: Tensor, sequence: int, head_dim: int) -> Tensor:
@@ -47,19 +47,35 @@ def rope(
     magnitude: float = 1.0,
     interleaved: bool = False,
     start: int = 0,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """(B, S, H, d) -> the same: n pairs of dims from `start` on turned by position * frequency.
 
     A pair is dims i and i + n, or `interleaved` dims 2 i and 2 i + 1, and gets longer by `magnitude`.
+    Positions are those in a sequence, unless `positions` (B, S) int64 are given.
     """
-    out: Tensor = row_ops.rope(x, start, frequencies, magnitude, interleaved, False)
+    turn = (start, frequencies, magnitude, interleaved, False)
+    out: Tensor = row_ops.rope(x, *turn) if positions is None else document_ops.rope_at(x, positions, *turn)
     return out
 
 
-def log_temperature(x: Tensor, scale: float, period: int, offset: int) -> Tensor:
-    """(B, S, H, d) -> position p times 1 + scale * ln(1 + floor((p + offset) / period))."""
-    out: Tensor = row_ops.position_scale(x, scale, period, offset)
+def log_temperature(
+    x: Tensor, scale: float, period: int, offset: int, positions: Tensor | None = None
+) -> Tensor:
+    """(B, S, H, d) -> position p times 1 + scale * ln(1 + floor((p + offset) / period)).
+
+    Positions are those in a sequence, unless `positions` (B, S) int64 are given.
+    """
+    if positions is None:
+        out: Tensor = row_ops.position_scale(x, scale, period, offset)
+    else:
+        out = document_ops.position_scale_at(x, positions, scale, period, offset)
     return out
+
+
+def document_positions(documents: Tensor) -> Tensor:
+    """(B, S) int64, where in its sequence the document of each token starts -> its place in that (B, S)."""
+    return torch.arange(documents.shape[1], device=documents.device) - documents
 
 
 def attention(
@@ -72,13 +88,20 @@ def attention(
     chunk: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
+    documents: Tensor | None = None,
 ) -> Tensor:
     """Causal: (B, S, H, d), (B, S, h, d), (B, S, h, c) -> (B, S, H, c).
 
     `window` keys are seen, those of a query's own chunk of `chunk` positions; 0 for all. Scores are bounded
-    by `softcap` unless it is 0. `sinks`, (H,), are one more score of the softmax, with no value.
+    by `softcap` unless it is 0. `sinks`, (H,), are one more score of the softmax, with no value. With
+    `documents` (B, S) int64, where in its sequence the document of each token starts, no token sees another
+    document, and chunks count from its start.
     """
-    out: Tensor = attention_ops.attention(q, k, v, sinks, scale, window, chunk, softcap)[0]
+    limits = (scale, window, chunk, softcap)
+    if documents is None:
+        out: Tensor = attention_ops.attention(q, k, v, sinks, *limits)[0]
+    else:
+        out = document_ops.document_attention(q, k, v, sinks, documents, *limits)[0]
     return out
 
 

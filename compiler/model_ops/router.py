@@ -83,10 +83,16 @@ def best(scores: Tensor, k: int) -> Tensor:
     return scores.topk(k, -1)[1]
 
 
-def round_robin(scores: Tensor, sequence: int, k: int) -> Tensor:
-    """(T, E) -> (T, K) int64: the token at position p takes p * K, p * K + 1, ... modulo E."""
+def round_robin(scores: Tensor, sequence: int, k: int, positions: Tensor | None = None) -> Tensor:
+    """(T, E) -> (T, K) int64: the token at position p takes p * K, p * K + 1, ... modulo E.
+
+    Positions are those in a sequence, unless `positions` (B, S) int64 are given.
+    """
     tokens, experts = scores.shape
-    position = torch.arange(tokens, device=scores.device) % sequence
+    if positions is None:
+        position = torch.arange(tokens, device=scores.device) % sequence
+    else:
+        position = positions.reshape(-1)
     return (position.unsqueeze(1) * k + torch.arange(k, device=scores.device)) % experts
 
 

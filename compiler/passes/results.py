@@ -20,6 +20,7 @@ _PORTS: dict[str, Layout] = {
     "targets": Batch(),
     "sequences": Batch(),
     "first": Batch(),
+    "documents": Batch(),
     "noise": Whole(),
     "x": Batch(),
     "choices": Partial(DATA),
@@ -55,6 +56,7 @@ _SUMMANDS: frozenset[Callable[..., object]] = frozenset(
         model_ops.per_token,
         model_ops.weighted_sum,
         model_ops.cross_entropy,
+        model_ops.chunked_cross_entropy,
     }
 )
 """What these compute from one rank's tokens are summands of the value for all tokens."""

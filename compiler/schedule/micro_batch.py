@@ -17,9 +17,12 @@ import torch
 from torch import fx
 
 from moec.compiler.differentiate.bind import DifferentiatedRegion
+from moec.compiler.numerics import Numerics
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer, state_name, trained_only
+from moec.runtime.abi.bundle import with_documents
 from moec.runtime.abi.counter_kernels import noise_key
+from moec.runtime.abi.dtypes import DTYPES
 
 from .nodes import Nodes
 
@@ -29,11 +32,13 @@ INPUTS = ("tokens", "targets", "sequences", "first", "micro_tokens", "batch_toke
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The graph and its ports: `INPUTS`, then parameter shards, then gradient shards -> losses, loads.
+    """The graph and its ports: `inputs`, then parameter shards, then gradient shards -> losses, loads.
 
+    Without `backward` there are no gradients: it evaluates. With `documents`, the batch says where they start.
     `buffers`: state name -> buffer, in the order of both groups of shards, of which the second has the
-    trained ones only; `uses`: how many regions use each. `losses` names the elements of the first result;
-    `loads` the pieces of the second and their lengths, one for every MoE, in order.
+    trained ones only; `uses`: how many regions use each. `losses` names the elements of the first result, the
+    losses and then what is a mean over tokens; `loads` the pieces of the second and their lengths, those of
+    every MoE, in order.
     """
 
     graph: fx.Graph
@@ -41,29 +46,43 @@ class MicroBatch:
     uses: dict[str, int]
     losses: tuple[str, ...]
     loads: tuple[tuple[str, int], ...]
+    documents: bool = False
+    backward: bool = True
+    numerics: Numerics = Numerics()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What it is given, before the shards."""
+        return with_documents(INPUTS, self.documents)
 
     @property
     def input_labels(self) -> tuple[str, ...]:
         """What each placeholder is."""
-        gradients = trained_only(self.buffers)
-        return (*INPUTS, *(f"{n}.parameter" for n in self.buffers), *(f"{n}.gradient" for n in gradients))
+        gradients = trained_only(self.buffers) if self.backward else ()
+        parameters = (f"{n}.parameter" for n in self.buffers)
+        return (*self.inputs, *parameters, *(f"{n}.gradient" for n in gradients))
 
 
 def build_micro_batch(
     chain: tuple[tuple[str, str], ...],
     regions: dict[str, DifferentiatedRegion],
     loads: dict[str, tuple[tuple[str, int], ...]],
-    dtype: torch.dtype,
+    means: dict[str, tuple[str, ...]],
+    numerics: Numerics,
     seed: int,
+    *,
+    documents: bool = False,
+    backward: bool = True,
 ) -> MicroBatch:
     """Schedule one micro-batch over `chain`, a sequence of (instance, region kind).
 
-    `loads`: those of each kind. `seed`: of what is random in training.
+    `loads`, `means`: those of each kind. `seed`: of what is random in training.
     """
-    scheduler = _Scheduler(chain, regions, dtype, seed)
+    scheduler = _Scheduler(chain, regions, numerics, seed, with_documents(INPUTS, documents), backward)
     scheduler.forward()
-    scheduler.backward()
-    return scheduler.finish(loads)
+    if backward:
+        scheduler.backward()
+    return scheduler.finish(loads, means)
 
 
 class _Scheduler:
@@ -71,19 +90,23 @@ class _Scheduler:
         self,
         chain: tuple[tuple[str, str], ...],
         regions: dict[str, DifferentiatedRegion],
-        dtype: torch.dtype,
+        numerics: Numerics,
         seed: int,
+        inputs: tuple[str, ...],
+        backward: bool,
     ) -> None:
-        self.chain, self.regions, self.dtype, self.seed = chain, regions, dtype, seed
+        self.chain, self.regions, self.numerics, self.seed = chain, regions, numerics, seed
+        self.trains = backward
         self.nodes = Nodes(fx.Graph())
-        self.values = {name: self.nodes.placeholder(name) for name in INPUTS}
+        self.values = {name: self.nodes.placeholder(name) for name in inputs}
         used = [(state_name(at, b), b) for at, kind in chain for b in regions[kind].buffers]
         self.buffers, self.uses = dict(used), Counter(name for name, _ in used)
         self.parameters = {name: self.nodes.placeholder(f"{name}.parameter") for name in self.buffers}
-        self.gradients = {n: self.nodes.placeholder(f"{n}.gradient") for n in trained_only(self.buffers)}
+        trained = trained_only(self.buffers) if backward else ()
+        self.gradients = {n: self.nodes.placeholder(f"{n}.gradient") for n in trained}
         self.inputs_of: dict[str, dict[str, fx.Node]] = {}
         self.saved_of: dict[str, list[fx.Node]] = {}
-        self.loads: dict[str, fx.Node] = {}
+        self.published: dict[str, fx.Node] = {}
 
     def forward(self) -> None:
         for instance, kind in self.chain:
@@ -94,15 +117,18 @@ class _Scheduler:
                 self.values["noise"] = self._noise(instance)
             self.inputs_of[instance] = {name: self.values[name] for name in region.inputs}
             arguments = [*buffers, *self.inputs_of[instance].values()]
-            names = [*region.outputs, *(f"saved.{name}" for name in region.saved)]
-            results = self.nodes.run(f"{kind}.forward", arguments, [f"{instance}.{name}" for name in names])
+            saved = region.saved if self.trains else ()
+            names = [*region.outputs, *(f"saved.{name}" for name in saved)]
+            results = self.nodes.run(
+                f"{region.kind}.forward", arguments, [f"{instance}.{name}" for name in names]
+            )
             self.values.update(zip(region.outputs, results, strict=False))
             self.saved_of[instance] = results[len(region.outputs) :]
             for name in region.outputs:
-                self.loads[f"{instance}.{name}"] = self.values[name]
+                self.published[f"{instance}.{name}"] = self.values[name]
 
     def backward(self) -> None:
-        one = self.nodes.call(torch.ops.aten.full.default, [], 1.0, dtype=self.dtype)
+        one = self.nodes.call(torch.ops.aten.full.default, [], 1.0, dtype=self.numerics.wide)
         grads = {"objective": one}
         for instance, kind in reversed(self.chain):
             region = self.regions[kind]
@@ -121,19 +147,34 @@ class _Scheduler:
                 self._reduce(instance, buffer, gradient)
             grads = dict(zip(region.input_grads, results[len(trained) :], strict=True))
 
-    def finish(self, loads: dict[str, tuple[tuple[str, int], ...]]) -> MicroBatch:
-        losses = [name for name in self.regions[self.chain[-1][1]].outputs if name != "objective"]
+    def finish(
+        self, loads: dict[str, tuple[tuple[str, int], ...]], means: dict[str, tuple[str, ...]]
+    ) -> MicroBatch:
+        losses = {
+            name: self.values[name] for name in self.regions[self.chain[-1][1]].outputs if name != "objective"
+        }
+        shown = [f"{at}.{name}" for at, kind in self.chain for name in means.get(kind, ())]
+        losses |= {name: self.published[name] for name in shown}
         named = tuple(
             (f"{at}.{name}", experts) for at, kind in self.chain for name, experts in loads.get(kind, ())
         )
         results = (
-            self.nodes.call(torch.ops.aten.stack.default, [self.values[name] for name in losses]),
-            self.nodes.call(torch.ops.aten.cat.default, [self.loads[name] for name, _ in named])
+            self.nodes.call(torch.ops.aten.stack.default, list(losses.values())),
+            self.nodes.call(torch.ops.aten.cat.default, [self.published[name] for name, _ in named])
             if named
             else self.nodes.call(torch.ops.aten.zeros.default, [0], dtype=torch.int64),
         )
         self.nodes.graph.output(results)
-        return MicroBatch(self.nodes.graph, self.buffers, dict(self.uses), tuple(losses), named)
+        return MicroBatch(
+            self.nodes.graph,
+            self.buffers,
+            dict(self.uses),
+            tuple(losses),
+            named,
+            documents="documents" in self.values,
+            backward=self.trains,
+            numerics=self.numerics,
+        )
 
     def _noise(self, instance: str) -> fx.Node:
         """The key of a layer's random numbers: layers of one kind share their programs, but not these."""
@@ -154,12 +195,15 @@ class _Scheduler:
 
     def _reduce(self, instance: str, buffer: Buffer, gradient: fx.Node) -> None:
         """Sum over the axis that cuts the buffer, into this rank's shard of the gradient."""
+        name, dtype = f"{instance}.grad.{buffer.name}", DTYPES[buffer.dtype]
         if buffer.ranks > 1:
             gradient = self.nodes.collective(
-                f"{instance}.grad.{buffer.name}.shard",
+                f"{name}.shard",
                 machine_ops.reduce_scatter_start,
-                gradient,
+                self.nodes.cast(name, gradient, dtype, self.numerics.reduce),
                 buffer.ranks,
                 buffer.shard_axis,
             )
+            name, dtype = f"{name}.shard", self.numerics.reduce
+        gradient = self.nodes.cast(name, gradient, dtype, self.numerics.parameters)
         self.nodes.call(machine_ops.accumulate_, self.gradients[state_name(instance, buffer)], gradient)

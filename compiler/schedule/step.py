@@ -1,5 +1,6 @@
 """The step graph: one whole training step of a rank.
 
+for every buffer:         its parameters in the dtype that they are computed in
 count the tokens of the global batch
 for every micro-batch:    forward and backward, gradients added to their shards
 for every buffer:         sum its gradient over the ranks that repeat it
@@ -17,10 +18,12 @@ import torch
 from torch import fx
 
 from moec.compiler.build.model import Correction
+from moec.compiler.numerics import Numerics
 from moec.dsl.spec import Origin, TrainSpec
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer, Slot, trained_only, with_part
-from moec.runtime.abi.bundle import STATE_PARTS, STEP_INPUTS
+from moec.runtime.abi.bundle import EVALUATE_INPUTS, STATE_PARTS, STEP_INPUTS, with_documents
+from moec.runtime.abi.dtypes import DTYPES
 from moec.runtime.abi.mesh import Mesh
 
 from .micro_batch import MicroBatch
@@ -31,17 +34,24 @@ _aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Step:
-    """The graph and its ports: `STEP_INPUTS`, then for every part of `STATE_PARTS` the shards of `buffers`,
+    """The graph and its ports: `inputs`, then for every part of `STATE_PARTS` the shards of `buffers`,
     but for all parts after the first only of the trained ones -> `STEP_RESULTS`."""
 
     graph: fx.Graph
     buffers: dict[str, Buffer]
+    documents: bool = False
+    numerics: Numerics = Numerics()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What it is given, before the state."""
+        return with_documents(STEP_INPUTS, self.documents)
 
     @property
     def input_labels(self) -> tuple[str, ...]:
         """What each placeholder is."""
         return (
-            *STEP_INPUTS,
+            *self.inputs,
             *(f"{name}.{part}" for part in STATE_PARTS for name in with_part(part, self.buffers)),
         )
 
@@ -58,9 +68,10 @@ def build_step(
 
     `corrected`: (instance, correction) of every bias that follows a load.
     """
-    scheduler = _Scheduler(micro_batch, mesh)
+    scheduler = _Scheduler(micro_batch, mesh, with_documents(STEP_INPUTS, micro_batch.documents), STATE_PARTS)
     scheduler.nodes.at = train.origin
-    losses, loads, counts = scheduler.micro_batches(micro_batches)
+    scheduler.zero_gradients()
+    losses, loads, counts = scheduler.micro_batches(micro_batches, "micro_batch")
     norm = scheduler.reduce_gradients(train.optimizer.origin)
     if update:
         sound = scheduler.judge(losses, norm)
@@ -70,24 +81,60 @@ def build_step(
     nodes.at = train.origin
     scalars = [nodes.call(machine_ops.select, counts, i) for i in range(2)]
     nodes.graph.output((losses, loads, norm, *scalars))
-    return Step(nodes.graph, micro_batch.buffers)
+    return Step(nodes.graph, micro_batch.buffers, micro_batch.documents, micro_batch.numerics)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The graph and its ports: `inputs`, then the parameter shards of `buffers` -> `EVALUATE_RESULTS`."""
+
+    graph: fx.Graph
+    buffers: dict[str, Buffer]
+    documents: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What it is given, before the parameters."""
+        return with_documents(EVALUATE_INPUTS, self.documents)
+
+    @property
+    def input_labels(self) -> tuple[str, ...]:
+        """What each placeholder is."""
+        return (*self.inputs, *(f"{name}.parameter" for name in self.buffers))
+
+
+def build_evaluation(micro_batch: MicroBatch, micro_batches: int, mesh: Mesh, train: TrainSpec) -> Evaluation:
+    """Schedule losses and loads of a global batch of `micro_batches`, which `micro_batch` evaluates."""
+    inputs = with_documents(EVALUATE_INPUTS, micro_batch.documents)
+    scheduler = _Scheduler(micro_batch, mesh, inputs, STATE_PARTS[:1])
+    scheduler.nodes.at = train.origin
+    losses, loads, counts = scheduler.micro_batches(micro_batches, "evaluate_micro_batch")
+    scalars = [scheduler.nodes.call(machine_ops.select, counts, i) for i in range(2)]
+    scheduler.nodes.graph.output((losses, loads, *scalars))
+    return Evaluation(scheduler.nodes.graph, micro_batch.buffers, micro_batch.documents)
 
 
 class _Scheduler:
-    def __init__(self, micro_batch: MicroBatch, mesh: Mesh) -> None:
+    def __init__(
+        self, micro_batch: MicroBatch, mesh: Mesh, inputs: tuple[str, ...], parts: tuple[str, ...]
+    ) -> None:
         self.micro_batch, self.mesh = micro_batch, mesh
         self.nodes = Nodes(fx.Graph())
-        self.batch = {name: self.nodes.placeholder(name) for name in STEP_INPUTS}
+        self.batch = {name: self.nodes.placeholder(name) for name in inputs}
         self.state = {
             part: {n: self.nodes.placeholder(f"{n}.{part}") for n in with_part(part, micro_batch.buffers)}
-            for part in STATE_PARTS
+            for part in parts
         }
 
-    def micro_batches(self, count: int) -> tuple[fx.Node, fx.Node, fx.Node]:
-        """Forward and backward of all -> losses and loads summed over the data axis, and token counts."""
-        nodes = self.nodes
+    def zero_gradients(self) -> None:
+        """Before anything is added to them."""
         for gradient in self.state["gradient"].values():
-            nodes.call(machine_ops.zero_, gradient)
+            self.nodes.call(machine_ops.zero_, gradient)
+
+    def micro_batches(self, count: int, program: str) -> tuple[fx.Node, fx.Node, fx.Node]:
+        """`program` for all of them -> losses and loads summed over the data axis, and token counts."""
+        nodes = self.nodes
+        parameters = [self._computed(name, buffer) for name, buffer in self.micro_batch.buffers.items()]
         local = nodes.call(machine_ops.batch_counts, self.batch["targets"], self.batch["sequences"])
         counts = self._sum("counts", local, "data")
         loss_tokens, batch_tokens = (nodes.call(machine_ops.select, counts, i) for i in range(2))
@@ -103,8 +150,10 @@ class _Scheduler:
                 batch_tokens,
                 loss_tokens,
             ]
-            shards = [*self.state["parameter"].values(), *self.state["gradient"].values()]
-            here = nodes.run("micro_batch", [*inputs, *shards], ["losses", "loads"])
+            if self.micro_batch.documents:
+                inputs.append(nodes.call(machine_ops.select, self.batch["documents"], index))
+            shards = [*parameters, *self.state.get("gradient", {}).values()]
+            here = nodes.run(program, [*inputs, *shards], ["losses", "loads"])
             losses, loads = (
                 now if before is None else nodes.call(_aten.add.Tensor, before, now)
                 for before, now in zip((losses, loads), here, strict=True)
@@ -113,6 +162,11 @@ class _Scheduler:
         assert loads is not None
         return self._sum("all_losses", losses, "data"), self._sum("all_loads", loads, "data"), counts
 
+    def _computed(self, name: str, buffer: Buffer) -> fx.Node:
+        """A shard of parameters in the dtype that it is computed in: made once a step."""
+        shard, kept = self.state["parameter"][name], self.micro_batch.numerics.parameters
+        return self.nodes.cast(f"{name}.parameter", shard, kept, DTYPES[buffer.dtype])
+
     def reduce_gradients(self, at: Origin) -> fx.Node:
         """Finish the gradients and return their norm: sums over replicas, then squares over owners."""
         nodes, squares = self.nodes, dict[str, list[fx.Node]]()
@@ -120,8 +174,7 @@ class _Scheduler:
         for name, buffer in trained_only(self.micro_batch.buffers).items():
             gradient = self.state["gradient"][name]
             if self.mesh.size(buffer.replica_axis) > 1:
-                total = self._sum(f"{name}.gradient.sum", gradient, buffer.replica_axis)
-                nodes.call(machine_ops.copy_, gradient, total)
+                self._sum_replicas(f"{name}.gradient", gradient, buffer.replica_axis)
             square = nodes.call(machine_ops.sum_of_squares, gradient)
             squares.setdefault(buffer.owner_axis, []).append(square)
         totals = [
@@ -131,6 +184,13 @@ class _Scheduler:
         return nodes.call(
             _aten.sqrt.default, nodes.call(_aten.sum.default, nodes.call(_aten.stack.default, totals))
         )
+
+    def _sum_replicas(self, name: str, gradient: fx.Node, axis: str) -> None:
+        """A shard of gradients becomes the sum of those of its replicas."""
+        kept, reduce = self.micro_batch.numerics.parameters, self.micro_batch.numerics.reduce
+        total = self._sum(f"{name}.sum", self.nodes.cast(name, gradient, kept, reduce), axis)
+        total = self.nodes.cast(f"{name}.sum", total, reduce, kept)
+        self.nodes.call(machine_ops.copy_, gradient, total)
 
     def judge(self, losses: fx.Node, norm: fx.Node) -> fx.Node:
         """Whether the step may update. The first loss is `loss`; all ranks have the same numbers."""

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from torch import fx
 
 from moec.compiler.errors import InternalCompilerError
-from moec.compiler.schedule.micro_batch import INPUTS, MicroBatch
-from moec.compiler.schedule.step import Step
+from moec.compiler.schedule.micro_batch import MicroBatch
+from moec.compiler.schedule.step import Evaluation, Step
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer, state_name, trained_only
-from moec.runtime.abi.bundle import STEP_INPUTS
 from moec.runtime.abi.mesh import Mesh
 
 from .differentiated import instructions
@@ -60,11 +59,11 @@ def verify_micro_batch(micro_batch: MicroBatch) -> None:
     graph = micro_batch.graph
     graph.lint()
     states = len(micro_batch.buffers)
-    shards = _placeholders(graph)[len(INPUTS) :]
+    shards = _placeholders(graph)[len(micro_batch.inputs) :]
     problems = list(instructions(graph))
     for parameter, buffer in zip(shards[:states], micro_batch.buffers.values(), strict=True):
         problems += _gathers(parameter, buffer)
-    trained = trained_only(micro_batch.buffers)
+    trained = trained_only(micro_batch.buffers) if micro_batch.backward else {}
     for gradient, (name, buffer) in zip(shards[states:], trained.items(), strict=True):
         problems += _additions(gradient, buffer, micro_batch.uses[name])
     check("micro_batch", graph, problems)
@@ -86,7 +85,7 @@ def verify_step(step: Step, mesh: Mesh) -> None:
     graph = step.graph
     graph.lint()
     inputs, trained = _placeholders(graph), trained_only(step.buffers)
-    parameters, first = len(STEP_INPUTS), len(STEP_INPUTS) + len(step.buffers)
+    parameters, first = len(step.inputs), len(step.inputs) + len(step.buffers)
     problems = list(instructions(graph))
     for parameter, buffer in zip(inputs[parameters:first], step.buffers.values(), strict=True):
         if not buffer.trained:
@@ -103,6 +102,20 @@ def verify_step(step: Step, mesh: Mesh) -> None:
             problems.append((gradient, f"counts {len(squares)} times in the gradient norm"))
         problems += _uses(gradient, _wanted_uses(graph, bool(wanted)))
     check("step", graph, [*problems, *_guarded(graph)])
+
+
+def verify_evaluation(evaluation: Evaluation) -> None:
+    """Nothing that it is given changes. Raises InternalCompilerError with everything that is wrong."""
+    graph = evaluation.graph
+    graph.lint()
+    problems = list(instructions(graph))
+    for parameter in _placeholders(graph)[len(evaluation.inputs) :]:
+        problems += [
+            (user, f"changes %{parameter.name}")
+            for user in parameter.users
+            if str(getattr(user.target, "__name__", "")).endswith("_")
+        ]
+    check("evaluate", graph, problems)
 
 
 def _guarded(graph: fx.Graph) -> Problems:

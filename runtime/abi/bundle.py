@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from .codec import FormatError, check_legible, dump, from_data, parse_json, to_data
-from .manifest import FORMAT, VERSION, Manifest, Schedule, Toolchain, Training
-from .manifest_check import check_manifest, check_step
+from .manifest import FORMAT, VERSION, Manifest, Schedule, Toolchain, Training, Validation
+from .manifest_check import check_entry, check_manifest
 from .program import Program, listing
 from .program_json import programs_from_data, programs_to_data
 from .weight_map import WeightMap, check_weight_map
 
 __all__ = [
-    "FORMAT", "STATE_PARTS", "STEP_INPUTS", "STEP_RESULTS", "VERSION", "Bundle", "Manifest",
-    "NotABundleError", "Schedule", "Toolchain", "Training", "WeightMap", "read_bundle", "read_manifest",
+    "EVALUATE_INPUTS", "EVALUATE_RESULTS", "FORMAT", "STATE_PARTS", "STEP_INPUTS", "STEP_RESULTS", "VERSION", "Bundle", "Manifest",
+    "NotABundleError", "Schedule", "Toolchain", "Training", "Validation", "WeightMap", "read_bundle", "read_manifest",
     "with_digest", "write_bundle",
 ]  # fmt: skip
 
@@ -46,11 +46,30 @@ number.
 ranks. Nothing is updated where the loss exceeds `loss_limit`, or a loss or the norm is not finite.
 """
 
+EVALUATE_INPUTS = STEP_INPUTS[:4]
+"""What `evaluate` takes first; then the shards of the first of `STATE_PARTS`."""
+
 STATE_PARTS = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
 """What it takes then: for every part the shards (shard_numel,) of all states; but the parts after the first
 only of those states that are trained."""
 
 STEP_RESULTS = ("losses", "loads", "grad_norm", "loss_tokens", "batch_tokens")
+EVALUATE_RESULTS = ("losses", "loads", "loss_tokens", "batch_tokens")
+
+
+def with_documents(inputs: tuple[str, ...], documents: bool) -> tuple[str, ...]:
+    """The inputs of a program, and where documents are separate `documents`: (M, B, S) int64.
+
+    They say of every token where in its sequence its document starts.
+    """
+    return (*inputs, "documents") if documents else inputs
+
+
+_ENTRIES = (
+    ("step", STEP_INPUTS, len(STATE_PARTS), STEP_RESULTS),
+    ("evaluate", EVALUATE_INPUTS, 1, EVALUATE_RESULTS),
+)
+"""The programs that a run starts: what they take first, how many parts of the state, and what they give."""
 
 _LIMITS_BYTES = {
     "manifest.json": 64 << 20,
@@ -125,7 +144,9 @@ def read_bundle(path: Path) -> Bundle:
                 f"{path / name} is damaged: its content does not have the digest in the manifest"
             )
     programs = programs_from_data(parse_json(content["programs.json"], "programs.json"), "programs.json")
-    check_step(manifest, programs, len(STEP_INPUTS), len(STATE_PARTS), STEP_RESULTS)
+    for name, inputs, parts, results in _ENTRIES:
+        given = len(with_documents(inputs, manifest.training.documents == "separate"))
+        check_entry(manifest, programs, name, given, parts, results)
     checkpoint = from_data(
         WeightMap, parse_json(content["checkpoint.json"], "checkpoint.json"), "checkpoint.json"
     )

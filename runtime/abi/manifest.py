@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .buffers import Buffer, state_name
+from .dtypes import DtypeName
 from .mesh import Mesh
 
 FORMAT = "moec bundle"
@@ -30,6 +31,14 @@ class Checkpointing:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Held-out data is evaluated after every `every` steps and the last, over `batches` batches."""
+
+    every: int
+    batches: int
+
+
+@dataclass(frozen=True)
 class Training:
     """What a run needs to know beside its programs. Exactly one of `steps` and `epochs` is set."""
 
@@ -41,6 +50,8 @@ class Training:
     lr: float
     schedule: Schedule
     seed: int
+    documents: Literal["joined", "separate"]
+    validation: Validation | None
     checkpoint: Checkpointing | None
 
 
@@ -65,7 +76,8 @@ class Manifest:
     parameters: int
     active_parameters: int
     init_std: float
-    dtype: Literal["float32", "float64"]
+    dtype: Literal["float32", "float64"]  # of shards of parameters and gradients
+    moments: DtypeName  # of those of the optimizer's moments
     sequences: int  # of one rank's micro-batch
     mesh: Mesh
     training: Training

@@ -58,23 +58,28 @@ def check_manifest(manifest: Manifest, where: str) -> None:
         _in_range(experts, 1, _MOST["experts"], f"{where}.loads[{i}]")
 
 
-def check_step(
-    manifest: Manifest, programs: Mapping[str, Program], inputs: int, parts: int, results: tuple[str, ...]
+def check_entry(
+    manifest: Manifest,
+    programs: Mapping[str, Program],
+    entry: str,
+    inputs: int,
+    parts: int,
+    results: tuple[str, ...],
 ) -> None:
-    """The entry takes and gives what the manifest says that there is. Raises FormatError."""
-    if "step" not in programs:
-        raise FormatError("programs.json: there is no program named step")
-    step, states = programs["step"], manifest.states()
-    if len(step.inputs) != inputs + len(states) + (parts - 1) * len(trained_only(states)):
-        raise FormatError("programs.json: step does not take the state that the manifest describes")
-    if len(step.outputs) != len(results):
-        raise FormatError(f"programs.json: step does not give {', '.join(results)}")
+    """The program `entry` takes and gives what the manifest says that there is. Raises FormatError."""
+    if entry not in programs:
+        raise FormatError(f"programs.json: there is no program named {entry}")
+    program, states = programs[entry], manifest.states()
+    if len(program.inputs) != inputs + len(states) + (parts - 1) * len(trained_only(states)):
+        raise FormatError(f"programs.json: {entry} does not take the state that the manifest describes")
+    if len(program.outputs) != len(results):
+        raise FormatError(f"programs.json: {entry} does not give {', '.join(results)}")
     lengths = _Lengths(programs)
     sizes = {"losses": len(manifest.losses), "loads": sum(experts for _, experts in manifest.loads)}
-    for name, output in zip(results, step.outputs, strict=True):
-        found = lengths.of(step, output) if name in sizes else None
+    for name, output in zip(results, program.outputs, strict=True):
+        found = lengths.of(program, output) if name in sizes else None
         if found is not None and found != sizes[name]:
-            raise FormatError(f"manifest.json.{name}: {sizes[name]} numbers, and step gives {found}")
+            raise FormatError(f"manifest.json.{name}: {sizes[name]} numbers, and {entry} gives {found}")
 
 
 def _check_training(training: Training, where: str) -> None:
@@ -94,6 +99,9 @@ def _check_training(training: Training, where: str) -> None:
         _in_range(training.checkpoint.every, 1, _MOST["steps"], f"{where}.checkpoint.every")
         _in_range(training.checkpoint.keep, 1, _MOST["steps"], f"{where}.checkpoint.keep")
     _in_range(training.seed, 0, _MOST["seed"] - 1, f"{where}.seed")
+    if (validation := training.validation) is not None:
+        _in_range(validation.every, 1, _MOST["steps"], f"{where}.validation.every")
+        _in_range(validation.batches, 1, _MOST["steps"], f"{where}.validation.batches")
 
 
 def _check_chain(manifest: Manifest, where: str) -> None:
