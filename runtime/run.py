@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moec.runtime.abi.bundle import Manifest, read_manifest
+from moec.runtime.checkpoint.describing import Described
+from moec.runtime.checkpoint.saver import Checkpointer
+from moec.runtime.checkpoint.start import wants_resume
 from moec.runtime.data.files import written_whole
 from moec.runtime.data.loader import Loader
 from moec.runtime.data.source import check_exists, open_stream
@@ -21,10 +24,10 @@ from moec.runtime.data.tokenizer import open_tokenizer
 from moec.runtime.errors import ExitCode, UserError
 from moec.runtime.guard import describe, exit_code_of
 from moec.runtime.job import Job, agree, default_transport, open_job
-from moec.runtime.loop import Companion, train
+from moec.runtime.loop import Companion, Wish, train
 from moec.runtime.record.earlier import set_aside
 from moec.runtime.record.metrics import StepMetrics
-from moec.runtime.record.recorder import MODEL, STATUS, WEIGHTS, NoRecord, Recorder, RunRecord
+from moec.runtime.record.recorder import CHECKPOINTS, MODEL, STATUS, WEIGHTS, NoRecord, Recorder, RunRecord
 from moec.runtime.record.status import StatusFile, mark_failed
 from moec.runtime.schedule import steps_to_do
 from moec.runtime.state import TrainState, make_state, parameter_prefix
@@ -43,6 +46,8 @@ class RunOptions:
     """What the user gave. `steps` stops early; `init` is a weights directory, or `hf:` and a checkpoint's.
 
     `end_of_document` is the tokenizer's token between documents, where it cannot be told from the file.
+    `resume` goes on from the newest whole checkpoint in `out`, if there is any; with `strict_resume`, the
+    newest must be whole.
     """
 
     bundle: Path
@@ -54,28 +59,47 @@ class RunOptions:
     transport: str | None = None
     end_of_document: str | None = None
     timeout_s: float = 600.0
+    resume: bool = False
+    strict_resume: bool = False
 
 
 def run_training(options: RunOptions) -> int:
     """Train, as one rank of the job that this process belongs to. What it raises has an exit code."""
     transport = make_transport(options.transport or default_transport(), timeout_s=options.timeout_s)
     _check_paths(options)
-    init = _make_room(options, transport)
+    root = options.out / CHECKPOINTS
+    resume = wants_resume(root, transport, resume=options.resume)
+    init = options.init if resume else _make_room(options, transport)
     with _Verdict(options.out / STATUS) as verdict:
         job = open_job(options.bundle, transport)
         manifest = job.bundle.manifest
-        with _loader(_stream(options, job), manifest, transport.rank) as loader:
+        stream, data = _stream(options, job)
+        with _loader(stream, manifest, transport.rank) as loader:
             total = _total_steps(manifest, loader)
             steps = steps_to_do(options.steps, total)
             state = make_state(manifest, transport.rank, transport.device)
-            _initialise(state, job, init)
+            described = Described(manifest, job.bundle.source, job.bundle.digest, state, total, data)
+            saver = Checkpointer(described, transport, root)
+            if resume:
+                saver.resume(strict=options.strict_resume)
+            else:
+                _initialise(state, job, init)
             verdict.trainer = trainer = Trainer(job, state, loader, total)
-            with _recorder(job, state, options.out, steps) as recorder:
-                _train(trainer, steps, recorder)
-                weights = options.out / WEIGHTS
-                save_weights(weights, state.buffers, state.parameters, state.mesh, job.groups, transport)
-                recorder.complete({"weights": weights})
+            with _recorder(job, state, options.out, steps, saver.done) as recorder:
+                wish = _train(trainer, steps, recorder, saver)
+                code = _finish(job, state, recorder, options.out, wish)
     transport.close()
+    return code
+
+
+def _finish(job: Job, state: TrainState, recorder: Recorder, out: Path, wish: Wish | None) -> ExitCode:
+    """The weights of a run that is done; one that stops early has saved its state, and time may be short."""
+    if wish is not None:
+        recorder.stopped(wish.reason)
+        return ExitCode.STOPPED_EARLY
+    weights = out / WEIGHTS
+    save_weights(weights, state.buffers, state.parameters, state.mesh, job.groups, job.transport)
+    recorder.complete({"weights": weights})
     return ExitCode.DONE
 
 
@@ -133,12 +157,13 @@ class _Verdict:
         mark_failed(self._status, exit_code_of(error), describe(error), done, loss)
 
 
-def _stream(options: RunOptions, job: Job) -> TokenStream:
-    """The data, found to be the same on all ranks."""
+def _stream(options: RunOptions, job: Job) -> tuple[TokenStream, str]:
+    """The data, found to be the same on all ranks, and its fingerprint."""
     tokenizer = open_tokenizer(options.tokenizer, options.end_of_document)
     stream = open_stream(options.data, tokenizer, job.bundle.manifest.vocab)
-    agree({"data": fingerprint(stream)}, job.transport)
-    return stream
+    found = fingerprint(stream)
+    agree({"data": found}, job.transport)
+    return stream, found
 
 
 def _loader(stream: TokenStream, manifest: Manifest, rank: int) -> Loader:
@@ -201,25 +226,28 @@ def parameter_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _recorder(job: Job, state: TrainState, out: Path, steps: int) -> Recorder:
+def _recorder(job: Job, state: TrainState, out: Path, steps: int, done: int | None) -> Recorder:
     """The record, on rank 0; when this returns, on any rank, it is there, and all can say that they failed.
 
-    Nothing is moved or made before all ranks have come here: they may read weights in `out`.
+    Nothing is moved or made before all ranks have come here: they may read weights in `out`. A run that goes
+    on, with so many steps `done`, goes on with the record that is there.
     """
     job.transport.exchange(b"")
-    recorder = NoRecord() if job.transport.rank else _record(job, state, out, steps)
+    recorder = NoRecord() if job.transport.rank else _record(job, state, out, steps, done)
     job.transport.exchange(b"")
     return recorder
 
 
-def _record(job: Job, state: TrainState, out: Path, steps: int) -> RunRecord:
+def _record(job: Job, state: TrainState, out: Path, steps: int, done: int | None) -> RunRecord:
     """With the model's text beside it: the folder is all that `moec logits` needs."""
     out.mkdir(parents=True, exist_ok=True)
-    _set_aside(out)  # a record without a verdict
+    if done is None:
+        _set_aside(out)  # a record without a verdict
     with written_whole(out / MODEL) as file:
         file.write(job.bundle.source.encode())
     world, bundle = job.transport.world, job.bundle.digest
-    return RunRecord(out, steps=steps, world=world, bundle=bundle, state_bytes=_held_bytes(state))
+    held = _held_bytes(state)
+    return RunRecord(out, steps=steps, world=world, bundle=bundle, state_bytes=held, done=done or 0)
 
 
 def _held_bytes(state: TrainState) -> dict[str, int]:
@@ -227,18 +255,25 @@ def _held_bytes(state: TrainState) -> dict[str, int]:
     return {"parameters": parameters, "gradients": gradients, "optimizer": sum(moments)}
 
 
-def _train(trainer: Trainer, steps: int, recorder: Recorder) -> None:
-    companions = _companions()
+def _train(trainer: Trainer, steps: int, recorder: Recorder, saver: Checkpointer) -> Wish | None:
+    companions = _companions(saver)
+
+    def record(result: StepResult) -> None:
+        recorder.step(replace(_metrics(result), checkpoint_stall_s=saver.take_stall_s()))
+
     try:
-        train(trainer, range(steps), companions, lambda result: recorder.step(_metrics(result)))
+        return train(trainer, range(saver.done or 0, steps), companions, record)
     finally:
         for companion in companions:
             companion.close()
 
 
-def _companions() -> tuple[Companion, ...]:
-    """What goes along with the run, in the order in which it is told of a step."""
-    return (Finite(),)
+def _companions(saver: Checkpointer) -> tuple[Companion, ...]:
+    """What goes along with the run, in the order in which it is told of a step.
+
+    Who looks whether a state is sound comes before who saves it.
+    """
+    return (Finite(), saver)
 
 
 class Finite(Companion):

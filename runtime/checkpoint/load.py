@@ -6,9 +6,9 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from moec.runtime.errors import IntegrityError
 from moec.runtime.state import TrainState
 from moec.runtime.weights.tensor_file import DTYPES, Entry, read_header, read_slice, shown
 
-from .manifest import MODEL, NAME, CheckpointManifest, StoredFile, read_manifest
+from .manifest import MODEL, NAME, CheckpointManifest, StoredFile, manifest_text, read_manifest
 from .slices import SAVED_PARTS, Slice, parse_slice
 
 BLOCK = 1 << 25
@@ -29,7 +29,8 @@ _OPEN_FILES = 64
 _HEADER_ENTRY_BYTES = 200  # beside its name, JSON of a tensor has less
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """Elements of a slice: `count` from `start` of its parameter on, in the file `file`."""
 
     file: str
@@ -63,6 +64,10 @@ class Checkpoint:
     def files(self) -> tuple[str, ...]:
         """The names of all files but the manifest."""
         return tuple(self.manifest.files)
+
+    def digest(self) -> str:
+        """The SHA-256 of the manifest, which has those of the files."""
+        return hashlib.sha256(manifest_text(self.manifest)).hexdigest()
 
     def verify(self, name: str) -> None:
         """Read a file whole: it has its digest, and its header is what the manifest says.
@@ -171,7 +176,9 @@ def _check_folder(folder: Path, manifest: CheckpointManifest) -> None:
         found = path.stat().st_size
         if found != stored.size_bytes:
             word = "truncated" if found < stored.size_bytes else "changed"
-            raise IntegrityError(f"{path} is {word}: it has {found} bytes and was written with {stored.size_bytes}")
+            raise IntegrityError(
+                f"{path} is {word}: it has {found} bytes and was written with {stored.size_bytes}"
+            )
 
 
 def _header(file: ReadOnlyFile, stored: StoredFile) -> dict[str, Entry]:
@@ -187,5 +194,3 @@ def _header(file: ReadOnlyFile, stored: StoredFile) -> dict[str, Entry]:
         if not DTYPES[entry.dtype].is_floating_point:
             raise IntegrityError(f"{file.path}: {shown(text)} is {entry.dtype}, which no state is")
     return entries
-
-

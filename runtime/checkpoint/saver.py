@@ -1,20 +1,18 @@
 """Saving while the run goes on: a companion of the loop.
 
-The state is copied on the training thread and written by a thread of its own. Collectives stay on the training
-thread: at the boundaries of later steps the ranks tell each other how far they are, and when all have
-written, rank 0's thread commits. One checkpoint is on its way at a time; the next waits for it. What goes wrong
-is raised at such a boundary, on all ranks together, and the checkpoints that were there stay.
+The state is copied on the training thread and written by a thread of its own. Collectives stay on the
+training thread: at the boundaries of later steps the ranks tell each other how far they are, and when all
+have written, rank 0's thread commits. One checkpoint is on its way at a time; the next waits. What goes
+wrong is raised at such a boundary, on all ranks together, and the checkpoints that were there stay.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from .describing import Described
 from .manifest import MODEL
 from .slices import slices_of, writers
 from .snapshot import Snapshot
+from .start import resumed
 from .write import commit, write_model, write_shard
 
 PENDING, DONE = b".", b"+"
@@ -43,7 +42,7 @@ class CheckpointError(RuntimeFailure):
 
 @dataclass
 class _Flight:
-    """A checkpoint on its way: the folder, what this rank's thread does, and whether rank 0 commits already."""
+    """A checkpoint on its way: its folder, what this rank's thread does, and whether rank 0 commits."""
 
     step: int
     folder: Path
@@ -51,62 +50,84 @@ class _Flight:
     committing: bool = False
 
 
-@dataclass
-class Stall:
-    """For how long the training thread was held up by checkpoints, in seconds, and how many were written."""
-
-    seconds: float = 0.0
-    saved: int = 0
-    last_seconds: float = field(default=0.0)
+KEPT = 3
+"""Checkpoints that are kept of a run which saves only where it is stopped."""
 
 
 class Checkpointer(Companion):
-    """Saves the state `every` so many steps, at the end, and where a run is wished to stop.
+    """Saves the state as `train.checkpoint` says, at the end, and where a run is wished to stop.
 
-    Without `every`, only where it is wished to stop. The newest `keep` are kept.
+    With `none`, only where it is wished to stop.
     """
 
-    def __init__(
-        self, described: Described, transport: Transport, root: Path, every: int | None, keep: int
-    ) -> None:
-        self.stall = Stall()
+    def __init__(self, described: Described, transport: Transport, root: Path) -> None:
+        self._stall_s = 0.0
         self._described, self._transport, self._root = described, transport, root
-        self._every, self._keep = every, keep
-        state = described.state
-        self._files = slices_of(
-            transport.rank, state.buffers, state.mesh, writers(state.buffers, state.mesh)
-        )
+        saving, state = described.bundle.training.checkpoint, described.state
+        self._every: int | None = saving.every if saving else None
+        self._keep = saving.keep if saving else KEPT
+        self._files = slices_of(transport.rank, state.buffers, state.mesh, writers(state.buffers, state.mesh))
         self._snapshot = Snapshot(state, self._files)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moec-checkpoint")
         self._flight: _Flight | None = None
         self._closed = False
-        self._done: int | None = None  # steps that the state has seen
+        self.done: int | None = None  # steps that the state has seen, of which it knows
         self._saved: int | None = None
-        self._due = False
+        self._due = self._rewound = False
 
-    def loaded(self, step: int) -> None:
-        """The state is that of a checkpoint after `step` steps: there is no need to save it again."""
-        self._done = self._saved = step
-        self._due = False
+    def resume(self, *, strict: bool = False) -> None:
+        """Load the newest whole checkpoint; called on all ranks, before the first step.
+
+        Raises as `resumed` does.
+        """
+        described = self._described
+        checkpoint = resumed(
+            self._root, described.state, described.bundle, described.data, self._transport, strict=strict
+        )
+        self.done = self._saved = checkpoint.manifest.step
+
+    def rewind(self) -> int:
+        """Load the newest whole checkpoint again, in the middle of a run; called on all ranks.
+
+        Returns its step, which is the next to do. What was to be saved is bad, and is not.
+
+        Raises:
+            IntegrityError: there is none, or none is whole.
+            CheckpointError: the one on its way cannot be written.
+        """
+        self.drain()
+        self.resume()
+        self._rewound, self._due = True, False
+        assert self.done is not None
+        return self.done
+
+    def take_stall_s(self) -> float | None:
+        """For how long the training thread was held up since this was asked last; None if it was not."""
+        found, self._stall_s = self._stall_s, 0.0
+        return found or None
+
+    def before_step(self, step: int) -> None:
+        """See `Companion`."""
+        self._rewound = False
 
     def after_step(self, result: StepResult) -> Wish | None:
-        """See `Companion`. A state that comes with numbers which are none is not saved."""
-        if self._done is not None and self._done > result.step + 1:
-            raise AssertionError("steps come in order")
-        with self._stalled():
-            self._poll(wait=False)
-            if not _is_finite(result):
-                return None
-            self._done = result.step + 1
-            self._due = self._due or bool(self._every and self._done % self._every == 0)
-            if self._due:
-                self.save(self._done)
+        """See `Companion`. A state that has been rewound in this step is not saved."""
+        if not self._rewound:
+            self.done = result.step + 1
+            self._due = self._due or bool(self._every and self.done % self._every == 0)
+        if self._flight is None and not self._due:
+            return None
+        began_s = time.perf_counter()
+        self._poll(wait=False)
+        if self._due and self.done is not None:
+            self.save(self.done)
+        self._stall_s += time.perf_counter() - began_s
         return None
 
     def finish(self, wish: Wish | None) -> None:
         """The last state is saved, if states are at all, and when this returns it is on disk."""
-        if (self._every or wish) and self._done is not None and self._done != self._saved:
-            self.save(self._done)
+        if (self._every or wish) and self.done is not None and self.done != self._saved:
+            self.save(self.done)
         self.drain()
 
     def close(self) -> None:
@@ -172,7 +193,6 @@ class Checkpointer(Companion):
             raise _error(flight.step, failed)
         if flight.committing:
             self._flight = None
-            self.stall.saved += 1
         else:
             self._commit(flight)
 
@@ -188,13 +208,6 @@ class Checkpointer(Companion):
         }
         manifest = self._described.manifest(flight.step, entries)
         flight.work = self._thread.submit(commit, flight.folder, manifest, self._keep)
-
-    @contextlib.contextmanager
-    def _stalled(self) -> Any:
-        began_s = time.perf_counter()
-        yield
-        self.stall.last_seconds = time.perf_counter() - began_s
-        self.stall.seconds += self.stall.last_seconds
 
 
 def _word(work: Future[Any]) -> bytes:
@@ -219,9 +232,3 @@ def _error(step: int, failed: dict[int, dict[str, Any]]) -> CheckpointError:
     )
     error.exit_code = ExitCode(int(first["code"]))
     return error
-
-
-def _is_finite(result: StepResult) -> bool:
-    return all(math.isfinite(number) for number in (*result.losses.values(), result.grad_norm))
-
-

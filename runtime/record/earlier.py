@@ -1,6 +1,6 @@
 """What an earlier run left in a folder is kept when another run takes the folder.
 
-OUT/previous-20260101T120000/     metrics.jsonl, run_status.json, model.moe, weights
+OUT/previous-20260101T120000/     metrics.jsonl, run_status.json, model.moe, weights, checkpoints
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from itertools import count
 from pathlib import Path
 
 from moec.runtime.errors import RuntimeFailure
-from moec.runtime.record.recorder import METRICS, MODEL, STATUS, WEIGHTS
+from moec.runtime.record.recorder import CHECKPOINTS, METRICS, MODEL, STATUS, WEIGHTS
 from moec.runtime.record.status import read_status, utc_now
 from moec.runtime.weights.writer import check_replaceable
 
-_RECORD = (METRICS, MODEL, WEIGHTS, STATUS)
+_RECORD = (METRICS, MODEL, WEIGHTS, CHECKPOINTS, STATUS)
 
 
 def set_aside(out: Path) -> Path | None:
@@ -42,8 +42,10 @@ def set_aside(out: Path) -> Path | None:
 
 
 def _worth_keeping(out: Path) -> bool:
-    metrics, weights = out / METRICS, out / WEIGHTS
-    return (metrics.is_file() and metrics.stat().st_size > 0) or (weights.is_dir() and any(weights.iterdir()))
+    metrics, folders = out / METRICS, (out / WEIGHTS, out / CHECKPOINTS)
+    return (metrics.is_file() and metrics.stat().st_size > 0) or any(
+        folder.is_dir() and any(folder.iterdir()) for folder in folders
+    )
 
 
 def _started(out: Path) -> str:

@@ -25,7 +25,7 @@ _BLOCK_BYTES = 1 << 16
 
 _COUNTS = ("step", "tokens")
 _NUMBERS = ("loss", "aux_loss", "grad_norm", "lr", "tokens_per_s", "step_s")
-_OPTIONAL = ("sequence_aux_loss", "z_loss")
+_OPTIONAL = ("sequence_aux_loss", "z_loss", "checkpoint_stall_s")
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
@@ -36,6 +36,7 @@ class StepMetrics:
     `loss` is the mean over the loss-bearing tokens of the global batch, and `tokens` counts its real tokens,
     padding left out. `grad_norm` is the norm before clipping. `expert_load` counts, by MoE, how often each
     expert was chosen. Where the model has no such loss, `aux_loss` is 0.0, the others are None.
+    `checkpoint_stall_s`: for how long checkpoints have held up training since the step before, if they have.
     """
 
     step: int
@@ -48,6 +49,7 @@ class StepMetrics:
     aux_loss: float = 0.0
     sequence_aux_loss: float | None = None
     z_loss: float | None = None
+    checkpoint_stall_s: float | None = None
     expert_load: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 

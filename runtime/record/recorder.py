@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from moec.runtime.errors import ExitCode
 from moec.runtime.record.metrics import MetricsWriter, StepMetrics
 from moec.runtime.record.progress import open_progress
 from moec.runtime.record.status import StatusFile
@@ -14,6 +15,7 @@ METRICS = "metrics.jsonl"
 STATUS = "run_status.json"
 WEIGHTS = "weights"
 MODEL = "model.moe"
+CHECKPOINTS = "checkpoints"
 
 
 class Recorder(Protocol):
@@ -29,6 +31,10 @@ class Recorder(Protocol):
 
     def complete(self, files: Mapping[str, Path]) -> None:
         """The run is complete, and these files hold what it made."""
+        ...
+
+    def stopped(self, reason: str) -> None:
+        """The run has ended early, as it was wished, and its state is saved."""
         ...
 
 
@@ -47,18 +53,31 @@ class NoRecord:
     def complete(self, files: Mapping[str, Path]) -> None:
         """Nothing is kept."""
 
+    def stopped(self, reason: str) -> None:
+        """Nothing is kept."""
+
 
 class RunRecord:
-    """Metrics and status in `out`, and progress on standard output. Raises as they do."""
+    """Metrics and status in `out`, and progress on standard output. Raises as they do.
+
+    `done` steps were done before, by runs that this one goes on from: what the metrics have of them stays.
+    """
 
     def __init__(
-        self, out: Path, *, steps: int, world: int, bundle: str, state_bytes: Mapping[str, int]
+        self,
+        out: Path,
+        *,
+        steps: int,
+        world: int,
+        bundle: str,
+        state_bytes: Mapping[str, int],
+        done: int = 0,
     ) -> None:
         self.out, self.state_bytes = out, state_bytes
         self.status = StatusFile(
-            out / STATUS, steps=steps, world=world, bundle=bundle, state_bytes=state_bytes
+            out / STATUS, steps=steps, world=world, bundle=bundle, step=done, state_bytes=state_bytes
         )
-        self.metrics = MetricsWriter(out / METRICS)
+        self.metrics = MetricsWriter(out / METRICS, done)
         self._metrics_closed = False
         self.progress = open_progress(steps)
 
@@ -76,9 +95,20 @@ class RunRecord:
         self.status.advance(metrics.step + 1, metrics.loss)
         self.progress.update(metrics)
 
-    def complete(self, files: Mapping[str, Path]) -> None:
-        """The run is complete: its verdict comes when all else is on disk."""
+    def stopped(self, reason: str) -> None:
+        """The run has ended early, as it was wished, and its state is saved."""
+        self._close_metrics()
+        self.status.end(ExitCode.STOPPED_EARLY, reason)
+        self.progress.finish(
+            {"checkpoints": self.out / CHECKPOINTS, "metrics": self.out / METRICS}, self.state_bytes
+        )
+
+    def _close_metrics(self) -> None:
         self.metrics.close()
         self._metrics_closed = True
+
+    def complete(self, files: Mapping[str, Path]) -> None:
+        """The run is complete: its verdict comes when all else is on disk."""
+        self._close_metrics()
         self.status.end()
         self.progress.finish({**files, "metrics": self.out / METRICS}, self.state_bytes)

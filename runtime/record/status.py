@@ -24,13 +24,13 @@ from typing import Literal
 
 from moec.runtime.abi.codec import FormatError, dump, from_data, parse_json, to_data
 from moec.runtime.data.files import ReadOnlyFile, written_whole
-from moec.runtime.errors import IntegrityError, RuntimeFailure
+from moec.runtime.errors import ExitCode, IntegrityError, RuntimeFailure
 
 INTERVAL_S = 5.0
 MAX_STATUS_BYTES = 1 << 20
 _MAX_REASON = 10_000
 
-State = Literal["running", "complete", "failed"]
+State = Literal["running", "complete", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class RunStatus:
     """How far a run has come, or how it ended.
 
     `step` counts the steps that are done. `loss` is that of the last one, None before the first and where it
-    is not finite. `exit_code` is None while it runs, and one of `ExitCode` afterwards; 75, stopped early and
-    saved, counts as failed here, since the run is not complete. Times are UTC, in ISO 8601. `bundle` is a
-    digest, empty before it is read. `state_bytes` is what rank 0 holds of the model all the time: parameters,
-    gradients and optimizer state.
+    is not finite. `exit_code` is None while it runs, and one of `ExitCode` afterwards; with 75 the run is
+    `stopped`: not complete, and its state saved, so that it can go on. Times are UTC, in ISO 8601. `bundle`
+    is a digest, empty before it is read. `state_bytes` is what rank 0 holds of the model all the time:
+    parameters, gradients and optimizer state.
     """
 
     state: State
@@ -106,7 +106,7 @@ class StatusFile:
             self._write()
 
     def end(self, exit_code: int = 0, reason: str = "") -> None:
-        """The run is over: complete, or failed for a reason.
+        """The run is over: complete, stopped early and saved, or failed for a reason.
 
         Raises:
             InputOutputError: writing failed.
@@ -159,7 +159,8 @@ def read_status(path: Path) -> RunStatus:
 
 
 def _ended(status: RunStatus, exit_code: int, reason: str) -> RunStatus:
-    state: State = "complete" if exit_code == 0 else "failed"
+    ends: dict[int, State] = {ExitCode.DONE: "complete", ExitCode.STOPPED_EARLY: "stopped"}
+    state = ends.get(int(exit_code), "failed")
     text = reason[:_MAX_REASON].encode(errors="replace").decode()  # names of files may hold half characters
     return replace(status, state=state, exit_code=int(exit_code), reason=text)
 

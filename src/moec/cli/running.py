@@ -43,6 +43,13 @@ Transport = Annotated[
     Literal["self", "mpi", "gloo", "nccl"] | None,
     typer.Option("--transport", help="What carries data between ranks. Default: mpi, or self for one rank."),
 ]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the newest whole checkpoint in DIR, if there is any."),
+]
+StrictResume = Annotated[
+    bool, typer.Option("--strict-resume", help="With --resume: stop (76) if the newest is damaged.")
+]
 Processes = Annotated[
     int | None, typer.Option("-n", "--processes", min=1, help="Start this many ranks here, through mpirun.")
 ]
@@ -78,19 +85,31 @@ def run(
     transport: Transport = None,
     processes: Processes = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Not supported yet.")] = False,
+    resume: Resume = False,
+    strict_resume: StrictResume = False,
 ) -> int:
     """Train. Under mpirun this is one rank; with -n, or from a spec, it starts the ranks itself."""
-    if resume:
-        raise typer.BadParameter(
-            "--resume is not supported yet: a run saves its weights at the end, and no state"
-        )
+    if strict_resume and not resume:
+        raise typer.BadParameter("--strict-resume goes with --resume")
     out = out or Path("runs") / _name(target)
 
     def train(bundle: Path) -> int:
         from moec.runtime.run import RunOptions, run_training
 
-        return run_training(RunOptions(bundle, data, out, steps, init, tokenizer, transport, end_of_document))
+        return run_training(
+            RunOptions(
+                bundle,
+                data,
+                out,
+                steps,
+                init,
+                tokenizer,
+                transport,
+                end_of_document,
+                resume=resume,
+                strict_resume=strict_resume,
+            )
+        )
 
     if not _launched():
         _check_paths(data, out, init, tokenizer, end_of_document)
@@ -102,6 +121,9 @@ def run(
         ("--end-of-document", end_of_document),
     ):
         arguments += [option, str(value)] if value is not None else []
+    arguments += [
+        option for option, given in (("--resume", resume), ("--strict-resume", strict_resume)) if given
+    ]
     ranks = _Ranks("run", arguments, processes, transport)
     code = ranks.carry_out(train, target, overrides, out)
     if code and not _launched():
