@@ -23,6 +23,9 @@ from .graph import run
 LOSSES = ("loss", "aux_loss", "sequence_aux_loss", "z_loss")
 _COUNTS = (".load", ".dropped")
 
+LOSSES = ("loss", "aux_loss", "sequence_aux_loss", "z_loss")
+_COUNTS = (".load", ".dropped")
+
 
 @dataclass(frozen=True)
 class Reference:

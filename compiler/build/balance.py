@@ -7,16 +7,18 @@ from functools import partial
 from torch import fx
 
 from moec.compiler import model_ops
-from moec.dsl.spec import AuxLoss, Moe, Origin, SequenceAuxLoss, ZLoss
+from moec.dsl.spec import AuxLoss, Capacity, Moe, Origin, SequenceAuxLoss, ZLoss
 
 from .router import Routing
 from .scope import LayerScope
 
 
 def add_statistics(scope: LayerScope, path: str, moe: Moe, routing: Routing) -> None:
-    """Publish the load, and add what each balance term counts."""
+    """Publish what shows how the router does, and add what each balance term counts."""
     load = _load(scope, routing.chosen, moe, moe.origin)
     scope.loads[f"{path}.load"] = (load, moe.routed)
+    _publish_dropped(scope, path, moe, routing)
+    scope.means[f"{path}.entropy"] = _entropy(scope, moe, routing)
     for term in moe.balance:
         match term:
             case AuxLoss():
@@ -32,6 +34,27 @@ def add_statistics(scope: LayerScope, path: str, moe: Moe, routing: Routing) -> 
 def _load(scope: LayerScope, chosen: fx.Node | None, moe: Moe, at: Origin) -> fx.Node:
     sequences, sequence = scope.facts["sequences"], scope.sequence
     return scope.call(model_ops.expert_load, chosen, sequences, sequence, moe.routed, at=at)
+
+
+def _publish_dropped(scope: LayerScope, path: str, moe: Moe, routing: Routing) -> None:
+    """What found no room, where a stage limits it."""
+    limit = next((stage for stage in moe.router if isinstance(stage, Capacity)), None)
+    if limit is not None:
+        counted = (routing.sent, scope.facts["sequences"], scope.sequence, moe.routed)
+        scope.loads[f"{path}.dropped"] = (scope.call(model_ops.dropped, *counted, at=limit.origin), 2)
+
+
+def _entropy(scope: LayerScope, moe: Moe, routing: Routing) -> fx.Node:
+    """This rank's summand of the mean entropy of the router's probabilities.
+
+    They are the scores over all experts, softmax, sigmoid or another, divided by their sum; the softmax of
+    the logits where the router scores no more than the chosen ones, or none.
+    """
+    call, facts = partial(scope.call, at=moe.origin), scope.facts
+    scored = routing.scores is not routing.logits
+    scores = routing.scores if scored else call(model_ops.softmax, routing.logits)
+    sums = call(model_ops.entropy_sum, scores, facts["sequences"], scope.sequence)
+    return call(model_ops.per_token, sums, facts["batch_tokens"])
 
 
 def _add_aux(scope: LayerScope, term: AuxLoss, moe: Moe, routing: Routing, load: fx.Node) -> None:

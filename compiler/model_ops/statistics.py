@@ -33,6 +33,28 @@ def square_logsumexp_sum(logits: Tensor, sequences: Tensor, sequence: int) -> Te
     return (logits.logsumexp(-1).square() * real).sum()
 
 
+def dropped(sent: Tensor, sequences: Tensor, sequence: int, experts: int) -> Tensor:
+    """(T, K) int64 -> (2,) int64, of real tokens: choices without room, and tokens without any with room.
+
+    Where a choice goes is in `sent`; it has no room where that is `experts` or more.
+    """
+    real = _real(sent.shape[0], sequences, sequence).unsqueeze(1)
+    out = torch.logical_and(sent >= experts, real).sum(1)
+    return torch.stack([out.sum(), (out >= sent.shape[1]).sum()])
+
+
+def entropy_sum(scores: Tensor, sequences: Tensor, sequence: int) -> Tensor:
+    """(T, E) -> (): the sum over real tokens of -sum_e p_e ln p_e, where p is a token's scores by their sum.
+
+    In nats, without gradient. Scores are not negative; a token whose scores are all 0 has entropy 0.
+    """
+    scores = scores.detach()
+    tiny = torch.finfo(scores.dtype).tiny
+    p = scores / scores.sum(-1, keepdim=True).clamp(min=tiny)
+    real = _real(scores.shape[0], sequences, sequence)
+    return -((p * p.clamp(min=tiny).log()).sum(-1) * real).sum()
+
+
 def accumulate(total: Tensor, x: Tensor) -> Tensor:
     """total + x: a statistic carried from layer to layer."""
     return total + x

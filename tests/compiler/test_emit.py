@@ -123,7 +123,8 @@ def test_the_manifest_says_what_a_run_needs() -> None:
         ("layers.2", "layer_0"),
         ("head", "head"),
     )
-    assert found.losses == ("loss", "aux_loss")
+    entropies = ("layers.0.experts.entropy", "layers.2.experts.entropy")
+    assert found.losses == ("loss", "aux_loss", *entropies)
     assert found.loads == (("layers.0.experts.load", 4), ("layers.2.experts.load", 4))
     training = found.training
     assert (training.sequence, training.batch_sequences, training.micro_batches, training.steps) == (
