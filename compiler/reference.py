@@ -19,10 +19,6 @@ from moec.runtime.abi.counter_kernels import noise_key
 from .build.model import ReferenceModel, Shape, build
 from .graph import run
 
-
-LOSSES = ("loss", "aux_loss", "sequence_aux_loss", "z_loss")
-_COUNTS = (".load", ".dropped")
-
 LOSSES = ("loss", "aux_loss", "sequence_aux_loss", "z_loss")
 _COUNTS = (".load", ".dropped")
 
