@@ -52,6 +52,7 @@ class Parameter:
     active: int | None = None  # of `experts`, how many one token uses, on average
     trained: bool = True  # False: it has no gradient; what changes it, if anything, is not the optimizer
     tied: bool = False  # the head uses it, too, as its output projection
+    routes: bool = False  # it is the matrix of a router
 
     @property
     def decays(self) -> bool:
@@ -226,7 +227,8 @@ def _ffn(ffn: Ffn, width: int) -> Iterator[Parameter]:
 
 
 def _moe(moe: Moe, width: int) -> Iterator[Parameter]:
-    yield from _linear("router", moe.routed, width, moe.router_bias, moe.origin)
+    for parameter in _linear("router", moe.routed, width, moe.router_bias, moe.origin):
+        yield replace(parameter, routes=parameter.decays)
     for stage in moe.router:
         match stage:
             case CorrectionBias():

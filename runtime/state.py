@@ -14,25 +14,32 @@ from torch import Tensor
 
 from .abi.buffers import Buffer, Piece, pieces, with_part
 from .abi.bundle import STATE_PARTS, Manifest
+from .abi.dtypes import DTYPES
 from .abi.mesh import Mesh
 from .draw import normal
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class TrainState:
     """Shards (shard_numel,) by part (`STATE_PARTS`) and state name (`layers.3/matrices`), zero at first.
 
-    What is not trained has the first part only.
+    What is not trained has the first part only. `dtype` is that of parameters and gradients; `moments`, if it
+    is another, that of the others. `dtypes` has them by part.
     """
 
     def __init__(
-        self, buffers: Mapping[str, Buffer], mesh: Mesh, rank: int, dtype: torch.dtype, device: torch.device
+        self,
+        buffers: Mapping[str, Buffer],
+        mesh: Mesh,
+        rank: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        moments: torch.dtype | None = None,
     ) -> None:
         self.buffers, self.mesh, self.rank, self.dtype = dict(buffers), mesh, rank, dtype
+        self.dtypes = dict.fromkeys(STATE_PARTS[:2], dtype) | dict.fromkeys(STATE_PARTS[2:], moments or dtype)
         self.parts: dict[str, dict[str, Tensor]] = {
             part: {
-                name: torch.zeros(buffer.shard_numel, dtype=dtype, device=device)
+                name: torch.zeros(buffer.shard_numel, dtype=self.dtypes[part], device=device)
                 for name, buffer in with_part(part, self.buffers).items()
             }
             for part in STATE_PARTS
@@ -79,4 +86,5 @@ def parameter_prefix(state: str) -> str:
 
 def make_state(manifest: Manifest, rank: int, device: torch.device) -> TrainState:
     """The state of `rank`, all zero."""
-    return TrainState(manifest.states(), manifest.mesh, rank, DTYPES[manifest.dtype], device)
+    dtype, moments = DTYPES[manifest.dtype], DTYPES[manifest.moments]
+    return TrainState(manifest.states(), manifest.mesh, rank, dtype, device, moments)

@@ -55,7 +55,7 @@ class LayerScope:
         return self.builder.call(function, *args, at=at, **kwargs)
 
     def linear(self, x: fx.Node, path: str, at: Origin) -> fx.Node:
-        """x times the transposed matrix `path`, plus `path`_bias where there is one, in the matrix's dtype."""
+        """x times the transposed matrix `path`, plus `path`_bias if there is one, in the matrix's dtype."""
         names = [name for name in (path, f"{path}_bias") if name in self.parameters]
         dtype = value(self.parameters[path]).dtype
         operands = [self.cast(node, dtype, at) for node in (x, *(self.parameters[name] for name in names))]

@@ -76,7 +76,15 @@ def is_free(node: fx.Node) -> bool:
     """Whether computing the node again costs no memory and next to no time."""
     if node.target is operator.getitem:
         return False  # an element of a result: kept by itself, the rest of the result is not
-    return node.target in _FREE
+    return node.target in _FREE or (node.target is _aten._to_copy.default and _widens(node))
+
+
+def _widens(node: fx.Node) -> bool:
+    """Whether a cast to a wider dtype: its operand says the same in half the memory."""
+    given = node.args[0]
+    assert isinstance(given, fx.Node)
+    dtypes = [x.meta[VAL].dtype for x in (given, node)]
+    return all(dtype.is_floating_point for dtype in dtypes) and dtypes[0].itemsize < dtypes[1].itemsize
 
 
 def _is_count(node: fx.Node) -> bool:

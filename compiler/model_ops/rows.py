@@ -5,15 +5,46 @@ Legend: B sequences, S tokens of a sequence, T = B * S tokens, D width.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moec.runtime.abi import row_ops
+from moec.runtime.abi.dtypes import wide
 
 
 def embed(tokens: Tensor, table: Tensor) -> Tensor:
     """(B, S) int64, (V, D) -> (T, D)."""
-    return F.embedding(tokens.reshape(-1), table)
+    if table.dtype == wide(table):
+        return F.embedding(tokens.reshape(-1), table)
+    out: Tensor = _Lookup.apply(tokens.reshape(-1), table)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Lookup(torch.autograd.Function):
+    """An embedding of halves whose gradient is summed in float32: a frequent word has thousands of terms."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.rows, ctx.dtype = table.shape[0], table.dtype
+        return F.embedding(tokens, table)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (tokens,) = ctx.saved_tensors
+        whole = torch.ops.aten.embedding_dense_backward.default(
+            grad.to(wide(grad)), tokens, ctx.rows, -1, False
+        )
+        return None, whole.to(ctx.dtype)
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in another dtype, rounded to the nearest where that is narrower. Its gradient comes back in its own.
+    """
+    return x.to(dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, offset: float = 0.0) -> Tensor:

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moec.compiler.build.model import ReferenceModel
+from moec.compiler.build.model import ReferenceModel, Shape
+from moec.compiler.numerics import Numerics, numerics_of
 from moec.dsl.parameters import Parameter
 from moec.dsl.spec import MemorySpec, Spec
 from moec.runtime.abi.buffers import Buffer, Slot, lay_out
+from moec.runtime.abi.dtypes import NAMES, DtypeName
 from moec.runtime.abi.mesh import Mesh
 
 DENSE_AXES = ("shard", "replicate", "shard")
@@ -36,23 +38,39 @@ class Plan:
     buffers: dict[str, tuple[Buffer, ...]]  # region kind -> its buffers
     memory: MemorySpec
     micro_batches: int
+    numerics: Numerics
 
 
-def make_plan(reference: ReferenceModel, mesh: Mesh, spec: Spec) -> Plan:
-    """Place every parameter: dense ones over `shard`, experts over `expert` and then `expert_shard`."""
-    buffers = {kind: place_parameters(region.parameters, mesh) for kind, region in reference.kinds.items()}
-    return Plan(mesh, buffers, spec.memory, spec.train.micro_batches)
+def make_plan(reference: ReferenceModel, mesh: Mesh, spec: Spec, numerics: Numerics | None = None) -> Plan:
+    """Place every parameter: dense ones over `shard`, experts over `expert` and then `expert_shard`.
+
+    `numerics` are those of the spec, unless others are given.
+    """
+    buffers = {
+        kind: place_parameters(region.parameters, mesh, reference.shape)
+        for kind, region in reference.kinds.items()
+    }
+    numerics = numerics or numerics_of(spec.precision)
+    return Plan(mesh, buffers, spec.memory, spec.train.micro_batches, numerics)
 
 
-def place_parameters(parameters: tuple[Parameter, ...], mesh: Mesh) -> tuple[Buffer, ...]:
+def place_parameters(parameters: tuple[Parameter, ...], mesh: Mesh, shape: Shape) -> tuple[Buffer, ...]:
     """Buffers of one region: parameters that are treated alike share one.
 
     Matrices and vectors are apart because weight decay tells them apart. A tied matrix is alone, so that the
-    other region that uses it gathers nothing else. What is not trained is small, and whole on every rank.
+    other region that uses it gathers nothing else. What is not trained is small, and whole on every rank. A
+    buffer is gathered in one dtype, so routers' matrices are apart where theirs is another.
     """
     groups: dict[_Group, list[Slot]] = {}
     for parameter in parameters:
-        group = _Group(parameter.experts is not None, parameter.decays, parameter.trained, parameter.tied)
+        group = _Group(
+            experts=parameter.experts is not None,
+            decay=parameter.decays,
+            trained=parameter.trained,
+            tied=parameter.tied,
+            routes=parameter.routes and shape.of(parameter) != shape.dtype,
+            dtype=NAMES[shape.of(parameter)],
+        )
         groups.setdefault(group, []).append(_slot(parameter, mesh))
     return tuple(_buffer(group, slots, mesh) for group, slots in groups.items())
 
@@ -65,13 +83,17 @@ class _Group:
     decay: bool
     trained: bool
     tied: bool
+    routes: bool
+    dtype: DtypeName
 
     @property
     def name(self) -> str:
         """What its buffer is called."""
         if not self.trained:
             return "untrained"
-        return "tied" if self.tied else ("expert_" * self.experts) + ("matrices" if self.decay else "vectors")
+        if self.tied or self.routes:
+            return "tied" if self.tied else "router_matrices"
+        return ("expert_" * self.experts) + ("matrices" if self.decay else "vectors")
 
 
 def _slot(parameter: Parameter, mesh: Mesh) -> Slot:
@@ -81,8 +103,8 @@ def _slot(parameter: Parameter, mesh: Mesh) -> Slot:
 
 def _buffer(group: _Group, slots: list[Slot], mesh: Mesh) -> Buffer:
     if not group.trained:
-        return lay_out(group.name, slots, mesh, False, EVERYWHERE, None, trained=False)
+        return lay_out(group.name, slots, mesh, False, EVERYWHERE, None, trained=False, dtype=group.dtype)
     axes = EXPERT_AXES if group.experts else DENSE_AXES
     expert_axis = "expert" if group.experts else None
     owner = "embed" if group.tied else None
-    return lay_out(group.name, slots, mesh, group.decay, axes, expert_axis, owner=owner)
+    return lay_out(group.name, slots, mesh, group.decay, axes, expert_axis, owner=owner, dtype=group.dtype)

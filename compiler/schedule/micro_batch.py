@@ -3,7 +3,8 @@
     for each region:  gather its parameters, run forward, let the gathered buffers go
     for each region, last to first:  gather again, run backward, reduce its gradients into their shards
 
-A rank holds its shards and the buffers of the region that runs: nothing else of the model. Gradients are
+A rank holds its shards and the buffers of the region that runs: nothing else of the model. With
+`gathered = keep` what forward gathered stays until backward has used it, and is gathered once. Gradients are
 added to their shards in every micro-batch, so no unsharded gradient outlives its region. The shard of a
 buffer that two regions use gets both their gradients.
 """
@@ -17,7 +18,8 @@ import torch
 from torch import fx
 
 from moec.compiler.differentiate.bind import DifferentiatedRegion
-from moec.compiler.numerics import Numerics
+from moec.compiler.numerics import FLOAT32, Numerics
+from moec.dsl.spec import Gathered
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer, state_name, trained_only
 from moec.runtime.abi.bundle import with_documents
@@ -48,7 +50,7 @@ class MicroBatch:
     loads: tuple[tuple[str, int], ...]
     documents: bool = False
     backward: bool = True
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -73,12 +75,15 @@ def build_micro_batch(
     *,
     documents: bool = False,
     backward: bool = True,
+    gathered: Gathered = "free",
 ) -> MicroBatch:
     """Schedule one micro-batch over `chain`, a sequence of (instance, region kind).
 
-    `loads`, `means`: those of each kind. `seed`: of what is random in training.
+    `loads`, `means`: those of each kind. `seed`: of what is random in training. `gathered`: what becomes of
+    whole parameters between forward and backward.
     """
-    scheduler = _Scheduler(chain, regions, numerics, seed, with_documents(INPUTS, documents), backward)
+    inputs = with_documents(INPUTS, documents)
+    scheduler = _Scheduler(chain, regions, numerics, seed, inputs, backward, backward and gathered == "keep")
     scheduler.forward()
     if backward:
         scheduler.backward()
@@ -94,9 +99,11 @@ class _Scheduler:
         seed: int,
         inputs: tuple[str, ...],
         backward: bool,
+        keep: bool,
     ) -> None:
         self.chain, self.regions, self.numerics, self.seed = chain, regions, numerics, seed
-        self.trains = backward
+        self.trains, self.keep = backward, keep
+        self.whole: dict[str, fx.Node] = {}  # what is kept of gathered parameters, by state
         self.nodes = Nodes(fx.Graph())
         self.values = {name: self.nodes.placeholder(name) for name in inputs}
         used = [(state_name(at, b), b) for at, kind in chain for b in regions[kind].buffers]
@@ -182,16 +189,21 @@ class _Scheduler:
         return self.nodes.call(torch.ops.aten.full.default, [], key, dtype=torch.int64)
 
     def _gather(self, instance: str, buffer: Buffer) -> fx.Node:
-        shard = self.parameters[state_name(instance, buffer)]
+        state = state_name(instance, buffer)
         if buffer.ranks == 1:
-            return shard
-        return self.nodes.collective(
+            return self.parameters[state]
+        if state in self.whole:
+            return self.whole[state]
+        whole = self.nodes.collective(
             f"{instance}.{buffer.name}",
             machine_ops.shard_gather_start,
-            shard,
+            self.parameters[state],
             buffer.ranks,
             buffer.shard_axis,
         )
+        if self.keep:
+            self.whole[state] = whole
+        return whole
 
     def _reduce(self, instance: str, buffer: Buffer, gradient: fx.Node) -> None:
         """Sum over the axis that cuts the buffer, into this rank's shard of the gradient."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
 from moec.compiler.graph import ORIGIN, identifier
 from moec.dsl.spec import NOWHERE, Origin
 from moec.runtime.abi import machine_ops
+from moec.runtime.abi.dtypes import NAMES
 
 
 class Nodes:
@@ -42,7 +44,20 @@ class Nodes:
         result = self.call(machine_ops.call, program, list(arguments))
         return [self._named(name, machine_ops.getitem, (result, i)) for i, name in enumerate(results)]
 
-    def _named(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
-        node = self.graph.create_node("call_function", function, args, name=identifier(name))
+    def cast(self, name: str, x: fx.Node, dtype: torch.dtype, to: torch.dtype) -> fx.Node:
+        """x, which is of `dtype`, in another; x itself where that is the same. The name ends in `to`."""
+        if dtype == to:
+            return x
+        name = f"{name}.{NAMES[to]}"
+        return self._named(name, torch.ops.aten._to_copy.default, (x,), {"dtype": to})
+
+    def _named(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        keywords: dict[str, Any] | None = None,
+    ) -> fx.Node:
+        node = self.graph.create_node("call_function", function, args, keywords, name=identifier(name))
         node.meta[ORIGIN] = self.at
         return node

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from moec.compiler.build.model import Correction
-from moec.compiler.numerics import Numerics
+from moec.compiler.numerics import FLOAT32, Numerics
 from moec.dsl.spec import Origin, TrainSpec
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer, Slot, trained_only, with_part
@@ -40,7 +40,7 @@ class Step:
     graph: fx.Graph
     buffers: dict[str, Buffer]
     documents: bool = False
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 coverage       slots do not overlap and lie inside their buffer; its shards are equal; experts have a rank;
                regions that use one buffer have the same
 micro-batch    a buffer's gradient is added to its shard once for each region that uses the buffer, reduced
-               over the axis that cuts it
-step           a gradient is summed exactly once over the axis that repeats it, and counted once in the norm;
+               over the axis that cuts it in the dtype of reductions, added in that of gradients
+step           a parameter is cast to the dtype that it is computed in once, if that is another
+               a gradient is summed exactly once over the axis that repeats it, and counted once in the norm;
                what is not trained is changed by one correction at most, and by nothing else; every change of
                parameters hangs on the one judgement of losses and norm
 one role       all ranks run this one program, so the order of collectives on an axis is the same for all
@@ -14,17 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import fx
 
 from moec.compiler.errors import InternalCompilerError
+from moec.compiler.numerics import Numerics
 from moec.compiler.schedule.micro_batch import MicroBatch
 from moec.compiler.schedule.step import Evaluation, Step
 from moec.runtime.abi import machine_ops
 from moec.runtime.abi.buffers import Buffer, state_name, trained_only
+from moec.runtime.abi.dtypes import DTYPES
 from moec.runtime.abi.mesh import Mesh
 
 from .differentiated import instructions
 from .report import Problems, check
+
+_CAST = torch.ops.aten._to_copy.default
 
 
 def verify_buffers(buffers: dict[str, tuple[Buffer, ...]], mesh: Mesh) -> None:
@@ -65,19 +71,30 @@ def verify_micro_batch(micro_batch: MicroBatch) -> None:
         problems += _gathers(parameter, buffer)
     trained = trained_only(micro_batch.buffers) if micro_batch.backward else {}
     for gradient, (name, buffer) in zip(shards[states:], trained.items(), strict=True):
-        problems += _additions(gradient, buffer, micro_batch.uses[name])
+        way = _gradients_way(buffer, micro_batch.numerics)
+        problems += _additions(gradient, way, micro_batch.uses[name])
     check("micro_batch", graph, problems)
 
 
-def _additions(gradient: fx.Node, buffer: Buffer, regions: int) -> Problems:
-    """What is added to a gradient's shard: what each of `regions` gives, reduced."""
+def _gradients_way(buffer: Buffer, numerics: Numerics) -> list[str]:
+    """What happens to the gradient of a buffer between its region and its shard."""
+    way, dtype = [], DTYPES[buffer.dtype]
+    if buffer.ranks > 1:
+        way += [] if dtype == numerics.reduce else [f"{numerics.reduce}"]
+        way += [f"reduce-scatter over {buffer.shard_axis}"]
+        dtype = numerics.reduce
+    return way + ([] if dtype == numerics.parameters else [f"{numerics.parameters}"])
+
+
+def _additions(gradient: fx.Node, wanted: list[str], regions: int) -> Problems:
+    """What is added to a gradient's shard: what each of `regions` gives, by the way that is `wanted`."""
     additions = [user for user in gradient.users if user.target is machine_ops.accumulate_]
     if len(additions) != regions or len(gradient.users) != regions:
         yield gradient, f"is added to {len(additions)} times, used {len(gradient.users)} times"
         return
     for addition in additions:
-        if (axis := _reduced_over(addition)) != (buffer.shard_axis if buffer.ranks > 1 else None):
-            yield addition, f"is reduced over {axis}, not over {buffer.shard_axis}"
+        if (way := _way(addition)) != wanted:
+            yield addition, f"adds what went through {way}, not {wanted}"
 
 
 def verify_step(step: Step, mesh: Mesh) -> None:
@@ -88,10 +105,11 @@ def verify_step(step: Step, mesh: Mesh) -> None:
     parameters, first = len(step.inputs), len(step.inputs) + len(step.buffers)
     problems = list(instructions(graph))
     for parameter, buffer in zip(inputs[parameters:first], step.buffers.values(), strict=True):
+        problems += _copies(parameter, buffer, step.numerics)
         if not buffer.trained:
             problems += _corrections(parameter)
     for gradient, buffer in zip(inputs[first : first + len(trained)], trained.values(), strict=True):
-        sums = [user for user in gradient.users if user.target is machine_ops.all_reduce_start]
+        sums = [user for user in _summed(gradient) if user.target is machine_ops.all_reduce_start]
         wanted = [buffer.replica_axis] if mesh.size(buffer.replica_axis) > 1 else []
         if [user.args[1] for user in sums] != wanted:
             problems.append(
@@ -100,7 +118,9 @@ def verify_step(step: Step, mesh: Mesh) -> None:
         squares = [user for user in gradient.users if user.target is machine_ops.sum_of_squares]
         if len(squares) != 1:
             problems.append((gradient, f"counts {len(squares)} times in the gradient norm"))
-        problems += _uses(gradient, _wanted_uses(graph, bool(wanted)))
+        alike = step.numerics.reduce == step.numerics.parameters
+        summed = ["all_reduce_start" if alike else "_to_copy", "copy_"] if wanted else []
+        problems += _uses(gradient, _wanted_uses(graph, summed))
     check("step", graph, [*problems, *_guarded(graph)])
 
 
@@ -155,30 +175,50 @@ def _gathers(parameter: fx.Node, buffer: Buffer) -> Problems:
             yield user, f"does not gather %{parameter.name} over {buffer.shard_axis}"
 
 
-def _wanted_uses(graph: fx.Graph, summed: bool) -> list[str]:
+def _copies(parameter: fx.Node, buffer: Buffer, numerics: Numerics) -> Problems:
+    """Micro-batches take a parameter in the dtype that it is computed in, which it is cast to once a step."""
+    casts = [user for user in parameter.users if user.target is _CAST]
+    wanted = [] if DTYPES[buffer.dtype] == numerics.parameters else [DTYPES[buffer.dtype]]
+    if (found := [cast.kwargs.get("dtype") for cast in casts]) != wanted:
+        yield parameter, f"is cast to {found}, not to {wanted}"
+    if wanted and any(user.target is machine_ops.call for user in parameter.users):
+        yield parameter, f"is computed with as it is, not in {wanted[0]}"
+
+
+def _summed(gradient: fx.Node) -> list[fx.Node]:
+    """What uses a gradient, as it is or in another dtype."""
+    return [user for use in gradient.users for user in (use.users if use.target is _CAST else [use])]
+
+
+def _wanted_uses(graph: fx.Graph, summed: list[str]) -> list[str]:
     """What happens to a gradient shard in a step, in order."""
     called = [node.target for node in graph.nodes if node.op == "call_function"]
     return [
         "zero_",
         *(["call"] * called.count(machine_ops.call)),
-        *(["all_reduce_start", "copy_"] if summed else []),
+        *summed,
         "sum_of_squares",
         *(["adamw_"] if machine_ops.adamw_ in called else []),
     ]
 
 
 def _uses(gradient: fx.Node, wanted: list[str]) -> Problems:
-    found = [node.target.__name__ for node in gradient.graph.nodes if gradient in node.all_input_nodes]
+    users = [node for node in gradient.graph.nodes if gradient in node.all_input_nodes]
+    found = ["_to_copy" if node.target is _CAST else node.target.__name__ for node in users]
     if found != wanted:
         yield gradient, f"goes through {', '.join(found)}, not {', '.join(wanted)}"
 
 
-def _reduced_over(addition: fx.Node) -> str | None:
-    """The axis of the reduce-scatter that made what is added, None if there was none."""
+def _way(addition: fx.Node) -> list[str]:
+    """The dtypes and collectives that what is added has gone through."""
+    way: list[str] = []
     source = addition.args[1]
-    assert isinstance(source, fx.Node)
-    if source.target is not machine_ops.wait:
-        return None
-    start = source.args[0]
-    assert isinstance(start, fx.Node)
-    return str(start.args[2]) if start.target is machine_ops.reduce_scatter_start else "no reduce-scatter"
+    while isinstance(source, fx.Node) and source.target is not machine_ops.getitem:
+        if source.target is _CAST:
+            way.append(str(source.kwargs["dtype"]))
+        elif source.target is machine_ops.reduce_scatter_start:
+            way.append(f"reduce-scatter over {source.args[2]}")
+        elif source.target is not machine_ops.wait:
+            way.append(str(source.target))
+        source = source.args[0] if source.args else None
+    return way[::-1]

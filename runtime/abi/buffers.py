@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+from .dtypes import DtypeName
 from .mesh import Mesh
 
 Init = Literal["normal", "ones", "zeros"]
@@ -79,6 +80,7 @@ class Buffer:
     expert_axis: str | None = None
     trained: bool = True
     owner: str | None = None  # the instance of a region that holds it for others; None: each its own
+    dtype: DtypeName = "float32"  # that regions take it in, and gradients leave them in
 
     @property
     def shard_numel(self) -> int:
@@ -122,6 +124,7 @@ def lay_out(
     expert_axis: str | None,
     trained: bool = True,
     owner: str | None = None,
+    dtype: DtypeName = "float32",
 ) -> Buffer:
     """Put slots one after another and pad to whole shards. `axes`: shard, replica and owner axis."""
     placed, offset = [], 0
@@ -130,7 +133,9 @@ def lay_out(
         offset += slot.numel
     ranks = mesh.size(axes[0])
     numel = -(-offset // ranks) * ranks
-    return Buffer(name, tuple(placed), numel, axes[0], ranks, *axes[1:], decay, expert_axis, trained, owner)
+    return Buffer(
+        name, tuple(placed), numel, axes[0], ranks, *axes[1:], decay, expert_axis, trained, owner, dtype
+    )
 
 
 def pieces(buffer: Buffer, region: str, mesh: Mesh, rank: int) -> Iterator[Piece]:

@@ -7,7 +7,7 @@ is a ValueError: an executor adds the instruction and its line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -142,13 +142,23 @@ def check_groups(rows: int, counts: Tensor, room: int) -> None:
         require(fits, f"groups of at most {room} rows lie among {rows} rows", counts)
 
 
-def check_adamw(shards: Sequence[Tensor], step: Tensor) -> None:
-    """Shards (numel,) of one dtype, contiguous; `step` () float on their device."""
-    first = shards[0]
-    fits = all(t.shape == first.shape and t.is_contiguous() for t in shards)
-    require(fits and first.dtype.is_floating_point, "shards are floating (numel,), contiguous", *shards)
-    check_alike(*shards)
-    fits = step.dim() == 0 and step.dtype.is_floating_point and step.device == first.device
+def check_adamw(
+    parameter: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor
+) -> None:
+    """Shards (numel,) of one dtype, contiguous; moments may be in bfloat16 beside float32.
+
+    `step` () float on their device.
+    """
+    shards = (parameter, gradient, exp_avg, exp_avg_sq)
+    fits = all(t.shape == parameter.shape and t.dim() == 1 and t.is_contiguous() for t in shards)
+    require(fits and parameter.dtype.is_floating_point, "shards are floating (numel,), contiguous", *shards)
+    if exp_avg.dtype == torch.bfloat16 and parameter.dtype == torch.float32:
+        check_alike(parameter, gradient)
+        check_alike(exp_avg, exp_avg_sq)
+        require(exp_avg.device == parameter.device, "shards are on one device", *shards)
+    else:
+        check_alike(*shards)
+    fits = step.dim() == 0 and step.dtype.is_floating_point and step.device == parameter.device
     require(fits, "the count of updates is one floating number on the device of the shards", step)
 
 

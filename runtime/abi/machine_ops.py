@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adamw import AdamW
 from .collective_ops import NoTransportError
 from .guards import check_adamw, require
 
@@ -194,25 +195,14 @@ def adamw_(
     """One step of AdamW on flat shards (numel,), in place. Loshchilov and Hutter, 2019, algorithm 2.
 
     `step` () float counts updates from 1; `coefficient` () multiplies the gradient first. Nothing is done
-    unless `proceed`: then the gradient stays as it is, too.
+    unless `proceed`: then the gradient stays as it is, too. Moments may be in bfloat16 beside float32: see
+    `adamw.py` for how they are rounded.
     """
-    check_adamw([parameter, gradient, exp_avg, exp_avg_sq], step)
+    check_adamw(parameter, gradient, exp_avg, exp_avg_sq, step)
     if not proceed:
         return
     if coefficient is not None:
         gradient.mul_(coefficient)
-    torch._fused_adamw_(
-        [parameter],
-        [gradient],
-        [exp_avg],
-        [exp_avg_sq],
-        [],
-        [step],
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        weight_decay=weight_decay,
-        eps=eps,
-        amsgrad=False,
-        maximize=False,
-    )
+    adamw = AdamW(lr, beta1, beta2, eps, weight_decay)
+    update = adamw.update if exp_avg.dtype == parameter.dtype else adamw.update_with_halves
+    update(parameter, gradient, exp_avg, exp_avg_sq, step)

@@ -50,6 +50,7 @@ def check_manifest(manifest: Manifest, where: str) -> None:
         _distinct((b.name for b in buffers), f"{where}.buffers.{kind}")
         for i, buffer in enumerate(buffers):
             _check_buffer(buffer, manifest.mesh, f"{where}.buffers.{kind}[{i}]")
+    _check_dtypes(manifest, where)
     _check_owners(manifest, where)
     _hold("loss" in manifest.losses, f"{where}.losses", "there is no loss")
     _distinct(manifest.losses, f"{where}.losses")
@@ -108,6 +109,17 @@ def _check_chain(manifest: Manifest, where: str) -> None:
     if missing := {kind for _, kind in manifest.chain} - manifest.buffers.keys():
         raise FormatError(f"{where}: no buffers of {sorted(missing)[0]!r}, which the chain names")
     _distinct((instance for instance, _ in manifest.chain), f"{where}.chain")
+
+
+def _check_dtypes(manifest: Manifest, where: str) -> None:
+    """What is computed in bfloat16, or kept in it, is so beside parameters in float32."""
+    legal = {manifest.dtype, *(("bfloat16",) if manifest.dtype == "float32" else ())}
+    rule = f"parameters are {manifest.dtype}"
+    _hold(manifest.moments in legal, f"{where}.moments", rule)
+    for kind, buffers in manifest.buffers.items():
+        for i, buffer in enumerate(buffers):
+            fits = buffer.dtype in (legal if buffer.trained else {manifest.dtype})
+            _hold(fits, f"{where}.buffers.{kind}[{i}].dtype", rule)
 
 
 def _check_owners(manifest: Manifest, where: str) -> None:
