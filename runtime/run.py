@@ -70,7 +70,7 @@ def run_training(options: RunOptions) -> int:
     root = options.out / CHECKPOINTS
     resume = wants_resume(root, transport, resume=options.resume)
     init = options.init if resume else _make_room(options, transport)
-    with _Verdict(options.out / STATUS) as verdict:
+    with _Verdict(options.out / STATUS, resume) as verdict:
         job = open_job(options.bundle, transport)
         manifest = job.bundle.manifest
         stream, data = _stream(options, job)
@@ -78,14 +78,15 @@ def run_training(options: RunOptions) -> int:
             total = _total_steps(manifest, loader)
             steps = steps_to_do(options.steps, total)
             state = make_state(manifest, transport.rank, transport.device)
-            described = Described(manifest, job.bundle.source, job.bundle.digest, state, total, data)
-            saver = Checkpointer(described, transport, root)
+            described = Described(manifest, job.bundle.source, job.bundle.digest, total, data)
+            saver = Checkpointer(described, state, transport, root)
             if resume:
                 saver.resume(strict=options.strict_resume)
             else:
                 _initialise(state, job, init)
             verdict.trainer = trainer = Trainer(job, state, loader, total)
             with _recorder(job, state, options.out, steps, saver.done) as recorder:
+                verdict.is_of_earlier = False
                 wish = _train(trainer, steps, recorder, saver)
                 code = _finish(job, state, recorder, options.out, wish)
     transport.close()
@@ -140,10 +141,15 @@ def _moved(init: str, out: Path, aside: Path) -> str:
 
 
 class _Verdict:
-    """A context that gives a run that fails its verdict, from whichever rank and however far it has come."""
+    """A context that gives a run that fails its verdict, from whichever rank and however far it has come.
 
-    def __init__(self, status: Path) -> None:
+    `is_of_earlier`: what is there is the verdict of the run that this one goes on from. It is replaced, but
+    not because of a slip in the command.
+    """
+
+    def __init__(self, status: Path, is_of_earlier: bool) -> None:
         self.trainer: Trainer | None = None
+        self.is_of_earlier = is_of_earlier
         self._status = status
 
     def __enter__(self) -> _Verdict:
@@ -154,7 +160,9 @@ class _Verdict:
             return
         last = self.trainer.last if self.trainer else None
         done, loss = (last.step + 1, last.losses["loss"]) if last is not None else (0, None)
-        mark_failed(self._status, exit_code_of(error), describe(error), done, loss)
+        code = exit_code_of(error)
+        replaces = self.is_of_earlier and code != ExitCode.USER
+        mark_failed(self._status, code, describe(error), done, loss, replaces=replaces)
 
 
 def _stream(options: RunOptions, job: Job) -> tuple[TokenStream, str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from moec.runtime.abi.bundle import Manifest
 from moec.runtime.record.status import utc_now
-from moec.runtime.state import TrainState
 from moec.runtime.weights.index import FileEntry
 
 from .manifest import FORMAT, VERSION, CheckpointManifest, DataPosition, StoredFile, StoredParameter
@@ -16,7 +15,7 @@ from .slices import all_slices, parameters_of
 
 @dataclass(frozen=True)
 class Described:
-    """A run: its bundle (manifest, text of the model, digest), this rank's state, and its data.
+    """A run: its bundle (manifest, text of the model, digest), and its data.
 
     `steps` are those of the whole run, `data` is the fingerprint of its tokens.
     """
@@ -24,14 +23,13 @@ class Described:
     bundle: Manifest
     source: str
     digest: str
-    state: TrainState
     steps: int
     data: str
 
     def manifest(self, step: int, entries: Mapping[str, FileEntry]) -> CheckpointManifest:
         """The manifest of the state after `step` steps, whose files are `entries`."""
-        bundle, state = self.bundle, self.state
-        slices = all_slices(state.buffers, state.mesh)
+        bundle, states = self.bundle, self.bundle.states()
+        slices = all_slices(states, bundle.mesh)
         return CheckpointManifest(
             format=FORMAT,
             version=VERSION,
@@ -48,7 +46,7 @@ class Described:
             data=DataPosition(self.data, step * bundle.training.batch_sequences),
             parameters={
                 name: StoredParameter(shape, trained)
-                for name, (shape, trained) in parameters_of(state.buffers).items()
+                for name, (shape, trained) in parameters_of(states).items()
             },
             files={
                 name: StoredFile(entry.size_bytes, entry.sha256, tuple(map(str, slices.get(name, ()))))

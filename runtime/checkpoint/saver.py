@@ -19,6 +19,7 @@ from typing import Any
 from moec.runtime.errors import ExitCode, RuntimeFailure
 from moec.runtime.guard import describe, exit_code_of
 from moec.runtime.loop import Companion, Wish
+from moec.runtime.state import TrainState
 from moec.runtime.training import StepResult
 from moec.runtime.transport.api import Transport
 from moec.runtime.weights.index import FileEntry
@@ -60,10 +61,11 @@ class Checkpointer(Companion):
     With `none`, only where it is wished to stop.
     """
 
-    def __init__(self, described: Described, transport: Transport, root: Path) -> None:
+    def __init__(self, described: Described, state: TrainState, transport: Transport, root: Path) -> None:
         self._stall_s = 0.0
-        self._described, self._transport, self._root = described, transport, root
-        saving, state = described.bundle.training.checkpoint, described.state
+        self._described, self._state = described, state
+        self._transport, self._root = transport, root
+        saving = described.bundle.training.checkpoint
         self._every: int | None = saving.every if saving else None
         self._keep = saving.keep if saving else KEPT
         self._files = slices_of(transport.rank, state.buffers, state.mesh, writers(state.buffers, state.mesh))
@@ -82,7 +84,7 @@ class Checkpointer(Companion):
         """
         described = self._described
         checkpoint = resumed(
-            self._root, described.state, described.bundle, described.data, self._transport, strict=strict
+            self._root, self._state, described.bundle, described.data, self._transport, strict=strict
         )
         self.done = self._saved = checkpoint.manifest.step
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from moec.runtime.state import TrainState
 
-from .slices import Held, Slice
+from .slices import Held
+from .write import Values
 
 
 class Snapshot:
@@ -37,9 +38,11 @@ class Snapshot:
         if any(shard.device.type == "cuda" for shard in shards.values()):
             torch.cuda.synchronize()
 
-    def values(self, name: str) -> list[tuple[Slice, Tensor]]:
-        """The slices of a file with their values, (count,) each."""
-        return [
-            (held.slice, self._copies[held.slice.part, held.state][held.offset :][: held.slice.count])
-            for held in self._files[name]
-        ]
+    def values(self, name: str) -> list[Values]:
+        """The slices of a file with their values, of one block each."""
+        return [self._of(held) for held in self._files[name]]
+
+    def _of(self, held: Held) -> Values:
+        copy = self._copies[held.slice.part, held.state]
+        block = copy[held.offset : held.offset + held.slice.count]
+        return Values(held.slice, copy.dtype, (block,))

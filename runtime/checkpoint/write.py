@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from moec.runtime.data.files import flush_directory
+from moec.runtime.errors import InternalError
 from moec.runtime.faults import fault_point
 from moec.runtime.weights.digested import Digested, bytes_of, flush_file
 from moec.runtime.weights.index import FileEntry
@@ -26,27 +29,47 @@ class Abandoned(Exception):  # noqa: N818 (nothing went wrong)
     """The run ends, and nobody waits for what is being written."""
 
 
+@dataclass(frozen=True)
+class Values:
+    """What a slice holds: blocks on the CPU, of one dtype, one after another."""
+
+    slice: Slice
+    dtype: torch.dtype
+    blocks: Iterable[Tensor]
+
+
 def write_shard(
-    path: Path, values: Sequence[tuple[Slice, Tensor]], is_wanted: Callable[[], bool] = lambda: True
+    path: Path, values: Sequence[Values], is_wanted: Callable[[], bool] = lambda: True
 ) -> FileEntry:
-    """Write a file of slices, each (count,) on the CPU; it is on disk when this returns.
+    """Write a file of slices; it is on disk when this returns.
 
     Raises:
         OSError: writing failed.
+        InternalError: blocks that do not make up their slice.
         Abandoned: `is_wanted` says no.
     """
     with path.open("xb") as file:
         out = Digested(file)
-        out.write(memoryview(header_of_each({str(s): (values.dtype, (s.count,)) for s, values in values})))
-        for _, tensor in values:
-            content = bytes_of(tensor)
-            for begin in range(0, len(content), BLOCK_BYTES):
-                fault_point("checkpoint.write")
-                if not is_wanted():
-                    raise Abandoned
-                out.write(content[begin : begin + BLOCK_BYTES])
+        out.write(memoryview(header_of_each({str(v.slice): (v.dtype, (v.slice.count,)) for v in values})))
+        for one in values:
+            missing_bytes = one.slice.count * one.dtype.itemsize
+            for block in one.blocks:
+                missing_bytes -= _write_block(out, block, is_wanted)
+            if missing_bytes:
+                raise InternalError(f"{missing_bytes} bytes of {one.slice} are missing")
         flush_file(file)
     return out.entry()
+
+
+def _write_block(out: Digested, block: Tensor, is_wanted: Callable[[], bool]) -> int:
+    """And how many bytes it has."""
+    content = bytes_of(block)
+    for begin in range(0, len(content), BLOCK_BYTES):
+        fault_point("checkpoint.write")
+        if not is_wanted():
+            raise Abandoned
+        out.write(content[begin : begin + BLOCK_BYTES])
+    return len(content)
 
 
 def write_model(folder: Path, source: str) -> FileEntry:
@@ -82,11 +105,6 @@ def prune(root: Path, keep: int) -> None:
     """Delete all complete checkpoints but the newest `keep`. Raises OSError."""
     for step in folders.complete_steps(root)[keep:]:
         folders.remove(root / folders.folder_name(step))
-
-
-def stored_sizes(entries: Mapping[str, FileEntry]) -> dict[str, list[object]]:
-    """Names, sizes and digests, to be told to rank 0."""
-    return {name: [entry.size_bytes, entry.sha256] for name, entry in entries.items()}
 
 
 def _write(path: Path, content: bytes) -> None:

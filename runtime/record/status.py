@@ -125,19 +125,27 @@ class StatusFile:
         self._written_s = self._clock()
 
 
-def mark_failed(path: Path, exit_code: int, reason: str, step: int = 0, loss: float | None = None) -> None:
+def mark_failed(
+    path: Path,
+    exit_code: int,
+    reason: str,
+    step: int = 0,
+    loss: float | None = None,
+    *,
+    replaces: bool = False,
+) -> None:
     """Say that a run failed, where its rank 0 cannot: another rank ends the job, or its launcher sees it end.
 
     `step` steps were done, the last with `loss`, if the file does not know of more. A verdict that is there
-    already stays, as the first failure is the cause. Nothing is raised: whoever calls this has a failure of
-    its own to report.
+    already stays, as the first failure is the cause, unless this one `replaces` it. Nothing is raised:
+    whoever calls this has a failure of its own to report.
     """
     with suppress(RuntimeFailure), _locked(path):
         status = read_status(path)
         if step > status.step:
             finite = loss if loss is not None and math.isfinite(loss) else None
             status = replace(status, step=step, loss=finite)
-        if status.state == "running":
+        if status.state == "running" or replaces:
             _store(path, replace(_ended(status, exit_code, reason), updated=_time(utc_now)))
 
 
