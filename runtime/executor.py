@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .abi.instructions import COLLECTIVE_STARTS, INSTRUCTIONS
+from .abi.instructions import COLLECTIVE_STARTS, COPY_STARTS, INSTRUCTIONS, MEMBER
 from .abi.program import Argument, Instruction, Program, map_refs, refs, uses
 from .errors import InternalError
+from .host_memory import HostMemory
 from .transport.api import Group, Handle
 
 _FACTORIES = frozenset(
@@ -100,6 +101,7 @@ class Executor:
     ) -> None:
         self.groups, self.device = groups, device
         self.position = Position()
+        self.host = HostMemory(device)
         self.code = {name: self._compile(program) for name, program in programs.items()}
 
     def run(self, program: str, arguments: list[Any]) -> tuple[Any, ...]:
@@ -138,6 +140,17 @@ class Executor:
             del result
         at.stack.pop()
         return tuple(_fill(output, frame) for output in code.outputs)
+
+    def interpose(self, op: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put `around(function)` in the place of what carries out `op`, everywhere: for faults on purpose.
+
+        What is not interposed costs nothing.
+        """
+        for name, code in self.code.items():
+            calls = tuple(
+                replace(c, function=around(c.function)) if c.instruction.op == op else c for c in code.calls
+            )
+            self.code[name] = replace(code, calls=calls)
 
     def _compile(self, program: Program) -> _Code:
         slots = {name: i for i, name in enumerate(program.inputs)}
@@ -178,6 +191,13 @@ class Executor:
             return self._wait
         if instruction.op in COLLECTIVE_STARTS:
             return self._collective(instruction)
+        if instruction.op in COPY_STARTS:
+            return {"moec.offload_start": self.host.offload, "moec.load_start": self.host.load}[
+                instruction.op
+            ]
+        if instruction.op == MEMBER:
+            place = self.groups[instruction.arguments[-1]].index
+            return lambda like, _: torch.full((), place, dtype=torch.int64, device=like.device)
         return INSTRUCTIONS[instruction.op]
 
     def _wait(self, handle: Any) -> Tensor:

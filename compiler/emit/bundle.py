@@ -25,7 +25,7 @@ from moec.runtime.abi.bundle import (
     write_bundle,
 )
 from moec.runtime.abi.dtypes import NAMES
-from moec.runtime.abi.manifest import Checkpointing
+from moec.runtime.abi.manifest import Checkpointing, OnNonfinite, OnSpike
 
 _WIDE: dict[torch.dtype, Literal["float32", "float64"]] = {
     torch.float32: "float32",
@@ -93,4 +93,6 @@ def _training(train: TrainSpec) -> Training:
         documents=train.documents,
         validation=train.validation and Validation(train.validation.every, train.validation.batches),
         checkpoint=_checkpointing(train),
+        nonfinite=OnNonfinite(train.nonfinite.kind, train.nonfinite.most),
+        spike=OnSpike(train.spike.kind, train.spike.factor, train.spike.most),
     )

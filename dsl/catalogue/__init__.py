@@ -53,8 +53,10 @@ from .models import TOO_MANY_PARAMETERS as TOO_MANY_PARAMETERS
 from .models import TOP_TOO_LARGE as TOP_TOO_LARGE
 from .models import VARIES as VARIES
 from .runs import BATCH_NOT_MULTIPLE as BATCH_NOT_MULTIPLE
+from .runs import FACTOR_OF_NONFINITE as FACTOR_OF_NONFINITE
 from .runs import FORMATS_APART as FORMATS_APART
 from .runs import MICRO_BATCHES as MICRO_BATCHES
+from .runs import NOTHING_TO_REWIND_TO as NOTHING_TO_REWIND_TO
 from .runs import SEQUENCE_TOO_LONG as SEQUENCE_TOO_LONG
 from .runs import STEPS_AND_EPOCHS as STEPS_AND_EPOCHS
 from .runs import TWO_RESTS as TWO_RESTS

@@ -39,3 +39,16 @@ MICRO_BATCHES = Kind(
     "micro-batches do not divide the batch",
     "`micro_batches` splits the sequences of the global batch, so it divides their number.",
 )
+NOTHING_TO_REWIND_TO = Kind(
+    "MOE0805",
+    "rewind without checkpoints or without batches",
+    "`nonfinite = rewind(...)` and `spike = rewind(...)` go back to the newest checkpoint, and pass over the "
+    "batches since then. So a run that rewinds saves checkpoints, such as `checkpoint = saved(every: 1000)`, "
+    "and its length is given by `steps`, not by `epochs` of its data.",
+)
+FACTOR_OF_NONFINITE = Kind(
+    "MOE0806",
+    "factor of what is not finite",
+    "`factor` says how far above the median of the last losses a loss is a spike: it belongs to `spike`, as "
+    "in `spike = skip(factor: 3, most: 10)`. What is NaN or infinite is so without a factor.",
+)

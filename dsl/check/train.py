@@ -8,6 +8,7 @@ from moec.dsl import spec as m
 from moec.dsl import syntax as s
 from moec.dsl.check.arguments import bind, callee
 from moec.dsl.check.data import read_documents, read_validation
+from moec.dsl.check.numerics import check_rewinds, read_nonfinite, read_spike
 from moec.dsl.check.saving import checkpointing
 from moec.dsl.check.settings import Settings, settings_of
 from moec.dsl.check.values import EMPTY, is_none, quantity, real, short, whole, wrong_type
@@ -24,7 +25,7 @@ def check_train(block: s.Block | None, context: int, bag: DiagnosticBag) -> m.Tr
     sequence = _sequence(found, context)
     batch = found.read("batch", lambda e: _batch(e, sequence), DEFAULT_BATCH_SEQUENCES * sequence)
     steps, epochs = _length(found)
-    return m.TrainSpec(
+    train = m.TrainSpec(
         sequence=sequence,
         batch_tokens=batch,
         steps=steps,
@@ -35,10 +36,14 @@ def check_train(block: s.Block | None, context: int, bag: DiagnosticBag) -> m.Tr
         clip=found.read("clip", lambda e: None if is_none(e) else real(e, "clip"), 1.0),
         seed=found.read("seed", lambda e: whole(e, "seed", limits.SEED, 0), 0),
         checkpoint=found.read("checkpoint", lambda e: checkpointing(e, bag), None),
+        nonfinite=found.read("nonfinite", lambda e: read_nonfinite(e, bag), m.OnNonfinite()),
+        spike=found.read("spike", lambda e: read_spike(e, bag), m.OnSpike()),
         documents=found.read("documents", read_documents, "joined"),
         validation=found.read("validation", lambda e: read_validation(e, bag), None),
         origin=found.origin(),
     )
+    check_rewinds(found, train)
+    return train
 
 
 def _sequence(found: Settings, context: int) -> int:

@@ -92,7 +92,10 @@ from .training import AdamW as AdamW
 from .training import Checkpointing as Checkpointing
 from .training import Constant as Constant
 from .training import Cosine as Cosine
+from .training import Dispatch as Dispatch
 from .training import DType as DType
+from .training import OnNonfinite as OnNonfinite
+from .training import OnSpike as OnSpike
 from .training import ParallelSpec as ParallelSpec
 from .training import PrecisionSpec as PrecisionSpec
 from .training import Schedule as Schedule

@@ -12,6 +12,19 @@ DType = Literal["fp32", "bf16", "fp64"]
 
 
 @dataclass(frozen=True)
+class Dispatch:
+    """How tokens reach the ranks of their experts, within an expert group.
+
+    `all_to_all` sends every token to the ranks that it chose; `all_gather` gives all tokens to all ranks, and
+    sums what each has for a token. With `shuffle`, tokens are spread over the ranks of the group first.
+    """
+
+    by: Literal["all_to_all", "all_gather"] = "all_to_all"
+    shuffle: bool = False
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class ParallelSpec:
     """Degrees as written; `None` is `rest`.
 
@@ -23,6 +36,7 @@ class ParallelSpec:
     shard: int | None = 1
     replicate: int | None = 1
     expert_shard: int | None = None
+    dispatch: Dispatch = field(default_factory=Dispatch)
     replicate_given: bool = field(default=False, compare=False)
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
     origins: tuple[tuple[str, Origin], ...] = field(default=(), compare=False, repr=False)
@@ -91,6 +105,25 @@ class Checkpointing:
 
 
 @dataclass(frozen=True)
+class OnNonfinite:
+    """What happens where a loss or the norm is not finite; `most` times, 0 for `stop`."""
+
+    kind: Literal["stop", "skip", "rewind"] = "stop"
+    most: int = 0
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class OnSpike:
+    """What happens where the loss exceeds `factor` times its running median; `most` times, 0 for no limit."""
+
+    kind: Literal["none", "warn", "skip", "rewind"] = "none"
+    factor: float = 3.0
+    most: int = 0
+    origin: Origin = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     """`batch_tokens` counts tokens of the global batch; it is a multiple of `sequence`.
 
@@ -109,6 +142,8 @@ class TrainSpec:
     clip: float | None = 1.0
     seed: int = 0
     checkpoint: Checkpointing | None = None
+    nonfinite: OnNonfinite = field(default_factory=OnNonfinite)
+    spike: OnSpike = field(default_factory=OnSpike)
     documents: Documents = "joined"
     validation: Evaluated | None = None
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .construct import Construct, Param
 from .data import DATA, DATA_WORDS
+from .dispatch import DISPATCH, DISPATCH_WORDS
 from .memory import MEMORY, MEMORY_WORDS
+from .numerics import NUMERICS, NUMERICS_WORDS
 
 WORDS = (
     Construct(
@@ -32,8 +34,10 @@ WORDS = (
         meaning="lr times a line from 0 to 1 over warmup, then 1",
     ),
     *(Construct(name, "schedule", supported=False) for name in ("linear_decay", "wsd", "inverse_sqrt")),
+    *DISPATCH_WORDS,
     *MEMORY_WORDS,
     *DATA_WORDS,
+    *NUMERICS_WORDS,
     Construct(
         "saved",
         "saving",
@@ -98,6 +102,7 @@ BLOCKS: dict[str, tuple[Param, ...]] = {
         Param("shard", "degree or rest", "1"),
         Param("replicate", "degree or rest", "1"),
         Param("expert_shard", "degree or rest", "rest", takes_none=False),
+        DISPATCH,
         *(
             Param(name, "degree", supported=False)
             for name in ("tensor", "pipeline", "sequence", "expert_tensor")
@@ -129,6 +134,7 @@ BLOCKS: dict[str, tuple[Param, ...]] = {
             takes=("saving",),
             opened="saved()",
         ),
+        *NUMERICS,
         *DATA,
     ),
 }

@@ -80,6 +80,8 @@ def settings(spec: m.Spec) -> Iterator[Fact]:
     }
     for name, degree in degrees.items():
         yield _plain(f"parallel.{name}", "rest" if degree is None else str(degree))
+    dispatch = spec.parallel.dispatch
+    yield from flat("parallel.dispatch", call(dispatch.by, shuffle=dispatch.shuffle))
     for name in ("compute", "params", "reduce", "router", "optimizer"):
         yield _plain(f"precision.{name}", str(getattr(spec.precision, name)))
     for name, value in memory_values(spec.memory).items():
@@ -89,6 +91,19 @@ def settings(spec: m.Spec) -> Iterator[Fact]:
 
 def _checkpoint(saving: m.Checkpointing | None) -> s.Expr:
     return node(None) if saving is None else call("saved", every=saving.every, keep=saving.keep)
+
+
+def _nonfinite(policy: m.OnNonfinite) -> s.Expr:
+    return node("stop") if policy.kind == "stop" else call(policy.kind, most=policy.most)
+
+
+def _spike(policy: m.OnSpike) -> s.Expr:
+    match policy.kind:
+        case "none":
+            return node(None)
+        case "warn":
+            return call("warn", factor=policy.factor)
+    return call(policy.kind, most=policy.most, factor=policy.factor)
 
 
 def _plain(path: str, value: str) -> Fact:
@@ -116,6 +131,8 @@ def _train(train: m.TrainSpec) -> Iterator[Fact]:
         "clip": node(train.clip),
         "seed": node(train.seed),
         "checkpoint": _checkpoint(train.checkpoint),
+        "nonfinite": _nonfinite(train.nonfinite),
+        "spike": _spike(train.spike),
         "documents": node(train.documents),
         "validation": node(None)
         if train.validation is None

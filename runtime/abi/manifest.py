@@ -39,6 +39,23 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class OnNonfinite:
+    """What happens where a loss or the norm is not finite, at most `most` times."""
+
+    kind: Literal["stop", "skip", "rewind"]
+    most: int
+
+
+@dataclass(frozen=True)
+class OnSpike:
+    """What happens where the loss exceeds `factor` times its running median, at most `most` times."""
+
+    kind: Literal["none", "warn", "skip", "rewind"]
+    factor: float
+    most: int
+
+
+@dataclass(frozen=True)
 class Training:
     """What a run needs to know beside its programs. Exactly one of `steps` and `epochs` is set."""
 
@@ -53,6 +70,8 @@ class Training:
     documents: Literal["joined", "separate"]
     validation: Validation | None
     checkpoint: Checkpointing | None
+    nonfinite: OnNonfinite
+    spike: OnSpike
 
 
 @dataclass(frozen=True)

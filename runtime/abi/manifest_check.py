@@ -99,6 +99,14 @@ def _check_training(training: Training, where: str) -> None:
     if training.checkpoint is not None:
         _in_range(training.checkpoint.every, 1, _MOST["steps"], f"{where}.checkpoint.every")
         _in_range(training.checkpoint.keep, 1, _MOST["steps"], f"{where}.checkpoint.keep")
+    for name in ("nonfinite", "spike"):
+        _in_range(getattr(training, name).most, 0, _MOST["steps"], f"{where}.{name}.most")
+    _in_range(training.spike.factor, 1, _MOST["rate"], f"{where}.spike.factor")
+    _hold(
+        training.checkpoint is not None or "rewind" not in (training.nonfinite.kind, training.spike.kind),
+        f"{where}.checkpoint",
+        "there is none to rewind to",
+    )
     _in_range(training.seed, 0, _MOST["seed"] - 1, f"{where}.seed")
     if (validation := training.validation) is not None:
         _in_range(validation.every, 1, _MOST["steps"], f"{where}.validation.every")

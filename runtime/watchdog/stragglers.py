@@ -1,8 +1,8 @@
 """Which ranks are slow: two scores of every rank, from the time that it does not wait for others.
 
-All ranks take the same time for a step, since all wait for the slowest. What tells them apart is the time that
-is left of it without the waits of collectives. By the fastest rank of the same window, a score says who is slow;
-by the rank's own best window, who has become slow. Both scores are in (0, 1], and 1 is as fast.
+All ranks take the same time for a step, since all wait for the slowest. What tells them apart is the time
+that is left of it without the waits of collectives. By the fastest rank of the same window, a score says who
+is slow; by the rank's own best window, who has become slow. Both scores are in (0, 1], and 1 is as fast.
 
 Where an accelerator computes while the host goes on, the host's time is mostly that of waiting for the
 device, and the scores say less.
@@ -42,7 +42,7 @@ class Stragglers:
         self.step_s = 0.0
         self._best = [float("inf")] * world
         self._warm = False
-        self._reset()
+        self._steps, self._total_s, self._busy_s = 0, 0.0, [0.0] * world
 
     def add(self, busy_s: Sequence[float], steps: int, step_s: float) -> bool:
         """`steps` more, of which each took `step_s`; whether a window is full, and there are new scores.
@@ -80,7 +80,7 @@ class Stragglers:
 def warning(score: Score, step: int, step_s: float) -> str:
     """What people are told of a straggler."""
     return (
-        f"rank {score.rank} is slow: {score.busy_s:.3f} s of a step of {step_s:.3f} s up to step {step}, where "
-        f"the fastest rank takes {score.busy_s * score.relative:.3f} s (score {score.relative:.2f}; by its own "
-        f"best {score.own:.2f})"
+        f"rank {score.rank} is slow: {score.busy_s:.3f} s of a step of {step_s:.3f} s up to step {step}, "
+        f"where the fastest rank takes {score.busy_s * score.relative:.3f} s (score {score.relative:.2f}; "
+        f"by its own best {score.own:.2f})"
     )
