@@ -18,17 +18,22 @@ from .abi.program import Program
 from .errors import EnvironmentMismatch
 from .executor import Executor
 from .launch import discover
+from .profile.meter import Meter
 from .transport.api import Group, Transport
 
 
 @dataclass(frozen=True)
 class Job:
-    """A loaded bundle, this rank's transport and its groups, and the executor on both."""
+    """A loaded bundle, this rank's transport and its groups, and the executor on both.
+
+    `meter` counts what the executor's collectives do; what `groups` do besides is not counted.
+    """
 
     bundle: Bundle
     transport: Transport
     groups: dict[str, Group]
     executor: Executor
+    meter: Meter
 
 
 def open_job(path: Path, transport: Transport) -> Job:
@@ -42,7 +47,9 @@ def open_job(path: Path, transport: Transport) -> Job:
     check_world_size(bundle, transport.world)
     agree({"bundle": bundle.digest, "torch": torch.__version__}, transport)
     groups = make_groups(bundle.manifest.mesh, used_axes(bundle), transport)
-    return Job(bundle, transport, groups, Executor(bundle.programs, groups, transport.device))
+    meter = Meter()
+    executor = Executor(bundle.programs, meter.groups(groups), transport.device)
+    return Job(bundle, transport, groups, executor, meter)
 
 
 def default_transport() -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -13,13 +15,19 @@ from .abi.machine_ops import is_sound
 from .data.loader import Batch, Loader
 from .errors import NumericalError
 from .job import Job
+from .profile.work import Work
 from .schedule import Constant, Cosine, Schedule, learning_rate
 from .state import TrainState
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
 class StepResult:
     """One step, summed over all ranks. `load` counts the choices of every expert, by MoE.
+
+    `entropy` is the mean entropy of the router, and `dropped`, where there is a capacity, counts choices
+    without room and tokens without any choice that had room; both by MoE. `work` is of this rank.
 
     A step whose losses or norm are not finite, or whose loss exceeds the trainer's limit, has not `updated`
     anything: parameters, moments and biases are those of before.
@@ -33,6 +41,9 @@ class StepResult:
     step_s: float
     load: dict[str, list[int]]
     updated: bool = True
+    entropy: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
 
 
 class Trainer:
@@ -50,18 +61,26 @@ class Trainer:
 
     def step(self, step: int) -> StepResult:
         """Do one training step, from 0. Its losses may be no numbers: see `check_finite`."""
+        self.job.meter.take()  # what was counted between steps
         start_s = time.perf_counter()
+        batch = self.loader.batch(step)
+        data_s = time.perf_counter() - start_s
         lr = learning_rate(step, self.steps, self.manifest.training.lr, self.schedule)
-        losses, loads, grad_norm, tokens = self._run(self.loader.batch(step), lr, step + 1)
+        numbers, loads, grad_norm, tokens = self._run(batch, lr, step + 1)
+        step_s = time.perf_counter() - start_s
+        means, counts = named_means(self.manifest, numbers), named_counts(self.manifest, loads)
         result = StepResult(
             step=step,
-            losses=dict(zip(self.manifest.losses, losses, strict=True)),
+            losses=losses_of(means),
             grad_norm=grad_norm,
             lr=lr,
             tokens=tokens,
-            step_s=time.perf_counter() - start_s,
-            load=self._by_moe(loads),
-            updated=is_sound(losses, grad_norm, self.loss_limit),
+            step_s=step_s,
+            load={name: list(found) for name, found in of_moes(counts, "load").items()},
+            updated=is_sound(numbers, grad_norm, self.loss_limit),
+            entropy=of_moes(means, "entropy"),
+            dropped={name: (choices, none) for name, (choices, none) in of_moes(counts, "dropped").items()},
+            work=Work(start_s, step_s, data_s, self.job.meter.take()),
         )
         self.last = result
         return result
@@ -79,12 +98,29 @@ class Trainer:
             losses, loads, norm, _, tokens = self.job.executor.run("step", arguments)
         return losses.tolist(), loads.tolist(), norm.item(), int(tokens)
 
-    def _by_moe(self, loads: list[int]) -> dict[str, list[int]]:
-        found, start = {}, 0
-        for name, experts in self.manifest.loads:
-            found[name.removesuffix(".load")] = loads[start : start + experts]
-            start += experts
-        return found
+def named_means(manifest: Manifest, numbers: Sequence[float]) -> dict[str, float]:
+    """The numbers of a step's first result by name: losses, and `<moe>.entropy`."""
+    return dict(zip(manifest.losses, numbers, strict=True))
+
+
+def named_counts(manifest: Manifest, numbers: Sequence[int]) -> dict[str, Sequence[int]]:
+    """The numbers of a step's second result by name: `<moe>.load` and `<moe>.dropped`."""
+    found, start = {}, 0
+    for name, count in manifest.loads:
+        found[name] = numbers[start : start + count]
+        start += count
+    return found
+
+
+def losses_of(means: Mapping[str, float]) -> dict[str, float]:
+    """Those that are of no MoE, but of the model."""
+    return {name: number for name, number in means.items() if "." not in name}
+
+
+def of_moes(named: Mapping[str, V], what: str) -> dict[str, V]:
+    """MoE -> its `what`: of all names `<moe>.<what>`."""
+    suffix = f".{what}"
+    return {n.removesuffix(suffix): found for n, found in named.items() if n.endswith(suffix)}
 
 
 def schedule_of(manifest: Manifest) -> Schedule:

@@ -3,8 +3,8 @@
     {"step": 0, "loss": 6.93, "aux_loss": 1.02, "grad_norm": 2.1, "lr": 0.0003, "tokens": 4096,
      "tokens_per_s": 51200.0, "step_s": 0.08, "expert_load": {"layers.0.experts": [1020, 1031, 2045, 0]}}
 
-JSON has no NaN and no infinity: a number that is neither finite is null, and `non_finite` says what it was,
-as in `"non_finite": {"loss": "nan"}`.
+docs/metrics.md lists all names. JSON has no NaN and no infinity: a number that is neither finite is null, and `non_finite` says what it was,
+as in `"non_finite": {"loss": "nan"}`. A reader passes over names that it does not know.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from moec.runtime.abi.codec import FormatError, parse_json
 from moec.runtime.errors import InputOutputError, IntegrityError, InternalError, UserError
+from moec.runtime.record.fields import OBJECTS, is_object, read, written
 
 MAX_LINE_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 16
 
 _COUNTS = ("step", "tokens")
 _NUMBERS = ("loss", "aux_loss", "grad_norm", "lr", "tokens_per_s", "step_s")
-_OPTIONAL = ("sequence_aux_loss", "z_loss", "checkpoint_stall_s")
+_OPTIONAL = ("sequence_aux_loss", "z_loss", "checkpoint_stall_s", "flops_per_s", "mfu")
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
@@ -36,6 +37,14 @@ class StepMetrics:
     `loss` is the mean over the loss-bearing tokens of the global batch, and `tokens` counts its real tokens,
     padding left out. `grad_norm` is the norm before clipping. `expert_load` counts, by MoE, how often each
     expert was chosen. Where the model has no such loss, `aux_loss` is 0.0, the others are None.
+    `load_imbalance` is the load of the busiest expert over the mean of all, `router_entropy` the mean over the
+    tokens of the entropy of the router's probabilities, in nats. `dropped_choices` found no room at their
+    expert, `dropped_tokens` no room at any; both only where the router has a capacity.
+
+    `bytes_sent` (by axis and collective) and `time_s` (`data`, `compute`, `collectives`, and `waiting`, which
+    is the part of collectives that waits) are of rank 0. `flops_per_s` counts what the model needs, over all
+    ranks, and `mfu` is its share of what the ranks could do at most.
+
     `checkpoint_stall_s`: for how long checkpoints have held up training since the step before, if they have.
     """
 
@@ -50,7 +59,18 @@ class StepMetrics:
     sequence_aux_loss: float | None = None
     z_loss: float | None = None
     checkpoint_stall_s: float | None = None
+    flops_per_s: float | None = None
+    mfu: float | None = None
     expert_load: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    load_imbalance: Mapping[str, float] = field(default_factory=dict)
+    router_entropy: Mapping[str, float] = field(default_factory=dict)
+    dropped_choices: Mapping[str, int] = field(default_factory=dict)
+    dropped_tokens: Mapping[str, int] = field(default_factory=dict)
+    bytes_sent: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    time_s: Mapping[str, float] = field(default_factory=dict)
+
+
+_NAMES = frozenset(entry.name for entry in fields(StepMetrics))
 
 
 class MetricsWriter:
@@ -124,6 +144,7 @@ def line_of(metrics: StepMetrics) -> bytes:
     if non_finite:
         data["non_finite"] = non_finite
     data["expert_load"] = {name: list(counts) for name, counts in metrics.expert_load.items()}
+    data |= {name: written(name, value) for name in OBJECTS if (value := getattr(metrics, name))}
     return json.dumps(data, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -161,7 +182,7 @@ def metrics_of(line: bytes, where: str) -> StepMetrics:
     numbers = _with_non_finite(data) if isinstance(data, dict) else None
     if numbers is None or not _is_step(numbers):
         raise IntegrityError(f"{where}: this is not the metrics of a step")
-    return StepMetrics(**numbers)
+    return StepMetrics(**{n: read(n, v) if n in OBJECTS else v for n, v in numbers.items() if n in _NAMES})
 
 
 def _with_non_finite(data: dict[str, Any]) -> dict[str, Any] | None:
@@ -179,9 +200,10 @@ def _with_non_finite(data: dict[str, Any]) -> dict[str, Any] | None:
 def _is_step(data: Mapping[str, Any]) -> bool:
     required = {*_COUNTS, *_NUMBERS, "expert_load"}
     return (
-        required <= data.keys() <= required | set(_OPTIONAL)
+        required <= data.keys()
         and all(type(data[name]) is int for name in _COUNTS)
         and all(type(data[name]) in (int, float) for name in data.keys() & {*_NUMBERS, *_OPTIONAL})
+        and all(is_object(name, data[name]) for name in data.keys() & set(OBJECTS))
         and isinstance(data["expert_load"], dict)
         and all(_is_counts(counts) for counts in data["expert_load"].values())
     )

@@ -177,7 +177,8 @@ def test_three_steps_are_those_of_a_plain_loop(variant: str, layout: str, tmp_pa
     loads, parameters = plain.loads, plain.parameters
     for results, held in ranks:
         for result, expected, norm in zip(results, plain.losses, plain.norms, strict=True):
-            assert result.losses == pytest.approx(expected, rel=1e-11)
+            entropies = {f"{name}.entropy": found for name, found in result.entropy.items()}
+            assert {**result.losses, **entropies} == pytest.approx(expected, rel=1e-11)
             assert result.grad_norm == pytest.approx(norm, rel=1e-11)
             assert result.tokens == 36
         assert {f"{name}.load": load for name, load in results[-1].load.items()} == {
