@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moec.dsl.spec import DType, Layer, Spec
+from moec.dsl.spec import Dispatch, DType, Layer, Spec
 from moec.runtime.abi.bundle import EVALUATE_RESULTS, STEP_RESULTS
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.abi.program import Program
@@ -35,6 +35,7 @@ from .passes.insert_redistribution import insert_redistribution
 from .passes.lower_redistribution import lower_redistribution
 from .passes.place import place
 from .passes.propagate import propagate
+from .passes.route_tokens import route_tokens
 from .passes.split_collectives import split_collectives
 from .plan.degrees import resolve_degrees
 from .plan.plan import Plan, make_plan
@@ -80,7 +81,7 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
         verify_reference(region)
     plan = make_plan(reference, mesh, spec, numerics)
     verify_buffers(plan.buffers, mesh)
-    partitioned = {kind: partition(region, mesh) for kind, region in reference.kinds.items()}
+    partitioned = {kind: partition(region, mesh, plan.dispatch) for kind, region in reference.kinds.items()}
     joints = {kind: trace(region) for kind, region in partitioned.items()}
     policies = choose_policies(joints, reference, plan, spec)
     differentiated = {kind: halve(joint, policies[kind], plan) for kind, joint in joints.items()}
@@ -92,7 +93,14 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
         plan.numerics,
         spec.train.seed,
         documents=reference.shape.documents,
+        gathered=plan.memory.gathered,
     )
+    footprints = {
+        kind: footprint(region, sizes_of(layers.get(kind), reference, plan))
+        for kind, region in differentiated.items()
+    }
+    if plan.memory.offload is not None:
+        offload(micro_batch.graph, plan.memory.offload, footprints)
     verify_micro_batch(micro_batch)
     step = build_step(
         micro_batch, plan.micro_batches, mesh, spec.train, reference.corrected(), options.update
@@ -118,7 +126,10 @@ def evaluation_programs(
     kinds = build(spec.model, reference.shape, training=False).kinds if random else {}
     for kind in random:
         verify_reference(kinds[kind])
-    own = {kind: halve(trace(partition(kinds[kind], plan.mesh)), policies[kind], plan) for kind in random}
+    own = {
+        kind: halve(trace(partition(kinds[kind], plan.mesh, plan.dispatch)), policies[kind], plan)
+        for kind in random
+    }
     own = {kind: replace(region, kind=f"{kind}.evaluate") for kind, region in own.items()}
     micro_batch = build_micro_batch(
         reference.chain,
@@ -151,12 +162,16 @@ def rank_shape(spec: Spec, mesh: Mesh, numerics: Numerics) -> Shape:
         dtype=numerics.compute,
         router=numerics.router,
         documents=train.documents == "separate",
+        loss_chunk=spec.memory.loss_chunk,
     )
 
 
-def partition(region: ReferenceRegion, mesh: Mesh) -> PartitionedRegion:
-    """One rank's part of a region."""
+def partition(region: ReferenceRegion, mesh: Mesh, dispatch: Dispatch | None = None) -> PartitionedRegion:
+    """One rank's part of a region; its tokens go to experts by `dispatch`, all-to-all where it is None."""
     placed = place(region, mesh)
+    propagate(placed)
+    verify_placed(placed, mesh)
+    placed = route_tokens(placed, mesh, dispatch or Dispatch())
     propagate(placed)
     verify_placed(placed, mesh)
     insert_redistribution(placed, mesh)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .abi.bundle import Bundle, read_bundle
-from .abi.instructions import COLLECTIVE_STARTS
+from .abi.instructions import COLLECTIVE_STARTS, MEMBER
 from .abi.mesh import Mesh
 from .abi.program import Program
 from .errors import EnvironmentMismatch
@@ -96,8 +96,8 @@ def used_axes(bundle: Bundle) -> set[str]:
 
 
 def collective_axes(program: Program) -> set[str]:
-    """The axes of one program's collectives."""
-    return {i.arguments[-1] for i in program.instructions if i.op in COLLECTIVE_STARTS}
+    """The axes of one program's collectives, and those on which it asks for the rank's place."""
+    return {i.arguments[-1] for i in program.instructions if i.op in COLLECTIVE_STARTS or i.op == MEMBER}
 
 
 def make_groups(mesh: Mesh, axes: set[str], transport: Transport) -> dict[str, Group]:

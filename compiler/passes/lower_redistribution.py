@@ -12,6 +12,10 @@
                                    or counts:   %x = rows_by_expert(%arriving)
     at experts(a) -> batch         %r = permute_rows(%out, %back, %order)
                                    %x = all_to_all(%r, %receive, %send, N, a)
+    batch -> shuffled(a)           %order, %inverse = shuffle_order(%shuffle, %first, T)
+                                   %x = shuffle(%x, %order, %inverse, n, a), and back with unshuffle
+    batch -> gathered(a)           %x = gather_rows(%x, n, a)
+    summand of gathered -> batch   %y = scatter_sums(%y, n, a)
 
 Of the N rows here, only those of experts travel, which come first; the rest comes back as zeros.
 
@@ -30,9 +34,11 @@ from torch import fx
 from moec.compiler import exchange_ops, model_ops
 from moec.compiler.errors import InternalCompilerError
 from moec.compiler.graph import Builder, PartitionedRegion, component, layout, origin, set_layout, value
-from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
+from moec.compiler.layout import AtExperts, Batch, Gathered, Layout, Partial, Shuffled, Whole
 from moec.dsl.spec import Origin
 from moec.runtime.abi.mesh import Mesh
+
+from .route_tokens import FIRST, SHUFFLE
 
 
 @dataclass(frozen=True)
@@ -63,20 +69,34 @@ class _Lowering:
     def __init__(self, region: PartitionedRegion, mesh: Mesh) -> None:
         self.builder = Builder(region.graph, region.fake)
         self.mesh = mesh
+        self.region = region
         self.exchanges: dict[fx.Node, _Exchange] = {}
+        self.order: tuple[fx.Node, ...] = ()
 
     def lower(self, mark: fx.Node) -> fx.Node:
         source = mark.args[0]
         assert isinstance(source, fx.Node)
         self.builder.component = component(mark)
+        at = origin(mark)
         match layout(source), layout(mark):
             case Partial(axis), Whole():
-                return self._call(exchange_ops.all_reduce, source, axis, at=origin(mark), to=Whole())
-            case Batch(), AtExperts(axis):
-                return self._to_experts(source, axis, origin(mark))
-            case AtExperts(axis), Batch():
+                return self._call(exchange_ops.all_reduce, source, axis, at=at, to=Whole())
+            case Batch() | Shuffled(), AtExperts(axis):
+                return self._to_experts(source, axis, at)
+            case AtExperts(axis), Batch() | Shuffled():
                 (combine,) = mark.users
-                return self._from_experts(source, combine, axis, origin(mark))
+                return self._from_experts(source, combine, axis, at)
+            case Batch(), Shuffled(axis):
+                return self._shuffle(source, axis, at)
+            case Shuffled(axis), Batch():
+                return self._unshuffle(source, axis, at)
+            case Batch(), Gathered(axis) as there:
+                rows = self._shuffle(source, axis, at) if there.shuffled else source
+                return self._call(exchange_ops.gather_rows, rows, self.mesh.size(axis), axis, at=at, to=there)
+            case Gathered(axis, shuffled, True), Batch():
+                to = Shuffled(axis) if shuffled else Batch()
+                sums = self._call(exchange_ops.scatter_sums, source, self.mesh.size(axis), axis, at=at, to=to)
+                return self._unshuffle(sums, axis, at) if shuffled else sums
             case before, after:
                 raise InternalCompilerError(
                     f"no redistribution from {before} to {after}: {mark.format_node()}"
@@ -108,8 +128,35 @@ class _Lowering:
             exchange_ops.permute_rows, source, exchange.back, exchange.order, at=at, to=AtExperts(axis)
         )
         return self._call(
-            exchange_ops.all_to_all, by_source, exchange.receive, exchange.send, rows, axis, at=at, to=Batch()
+            exchange_ops.all_to_all,
+            by_source,
+            exchange.receive,
+            exchange.send,
+            rows,
+            axis,
+            at=at,
+            to=layout(exchange.send),
         )
+
+    def _shuffle(self, source: fx.Node, axis: str, at: Origin) -> fx.Node:
+        ranks = self.mesh.size(axis)
+        return self._call(
+            exchange_ops.shuffle, source, *self._order(at), ranks, axis, at=at, to=Shuffled(axis)
+        )
+
+    def _unshuffle(self, source: fx.Node, axis: str, at: Origin) -> fx.Node:
+        ranks = self.mesh.size(axis)
+        return self._call(exchange_ops.unshuffle, source, *self._order(at), ranks, axis, at=at, to=Batch())
+
+    def _order(self, at: Origin) -> tuple[fx.Node, ...]:
+        """The one permutation of a region's tokens, and its inverse, made at its first use."""
+        if not self.order:
+            inputs = dict(zip(self.region.inputs, self.region.input_nodes(), strict=True))
+            first, key = inputs[FIRST], inputs[SHUFFLE]
+            tokens = value(inputs["x"]).shape[0]
+            both = self._call(exchange_ops.shuffle_order, key, first, tokens, at=at, to=Batch())
+            self.order = tuple(self._call(operator.getitem, both, i, at=at, to=Batch()) for i in range(2))
+        return self.order
 
     def _exchange(self, routing: fx.Node, axis: str, at: Origin) -> _Exchange:
         """The exchange of one `group_by_expert`, made at its first use."""
@@ -118,7 +165,7 @@ class _Lowering:
         return self.exchanges[routing]
 
     def _make_exchange(self, routing: fx.Node, axis: str, at: Origin) -> _Exchange:
-        ranks, here, there = self.mesh.size(axis), Batch(), AtExperts(axis)
+        ranks, here, there = self.mesh.size(axis), layout(routing), AtExperts(axis)
         counts = next(user for user in routing.users if user.args[1] == 2)
         arriving = self._call(exchange_ops.exchange_counts, counts, ranks, axis, at=at, to=there)
         send = self._call(exchange_ops.rows_by_member, counts, ranks, at=at, to=here)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from moec.compiler import model_ops
+from moec.compiler import exchange_ops, model_ops
 from moec.compiler.graph import layout
-from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
+from moec.compiler.layout import AtExperts, Layout, Partial, Whole
 from moec.runtime.abi.mesh import Mesh
 
 _AT_EXPERTS = (model_ops.expert_mm, model_ops.expert_add)
@@ -25,15 +25,31 @@ _PADDING: dict[object, tuple[int, ...]] = {
 """Where they take rows and counts: padding is done at experts."""
 
 
+_AS_ORDER: dict[object, tuple[int, int]] = {
+    model_ops.dispatch: (0, 1),
+    model_ops.weigh_rows: (1, 2),
+    model_ops.combine: (1, 2),
+    exchange_ops.dispatch_own: (0, 1),
+    exchange_ops.weigh_own: (1, 2),
+    exchange_ops.combine_own: (1, 2),
+}
+"""Of which tokens they take rows or weights is what the order of rows is for: (position, that of it)."""
+
+
 def required(node: fx.Node, mesh: Mesh) -> Iterator[tuple[int, Layout]]:
     """(argument position, layout) for every argument of `node` that needs one in particular."""
+    if node.target in _AS_ORDER:
+        position, order = _AS_ORDER[node.target]
+        yield position, layout(_argument(node, order))
     if node.target in _AT_EXPERTS and isinstance(layout(node), AtExperts):
         yield 0, layout(node)
         yield 2, layout(node)
     elif node.target in _PADDING and mesh.expert > 1:
         yield from ((position, AtExperts("expert")) for position in _PADDING[node.target])
     elif node.target is model_ops.combine and mesh.expert > 1:
-        yield 0, Batch()
+        yield 0, layout(_argument(node, 2))
+    elif node.target is exchange_ops.combine_own:
+        yield 0, AtExperts("expert")
     elif node.target is model_ops.balance_loss:
         yield 0, Whole()
 
@@ -46,7 +62,12 @@ def equal(a: Layout, b: Layout, mesh: Mesh) -> bool:
 def open_edges(node: fx.Node, mesh: Mesh) -> Iterator[tuple[int, fx.Node, Layout]]:
     """The arguments of `node` that are not in the layout it needs: (position, value, needed)."""
     for position, needed in required(node, mesh):
-        argument = node.args[position]
-        assert isinstance(argument, fx.Node)
+        argument = _argument(node, position)
         if not equal(layout(argument), needed, mesh):
             yield position, argument, needed
+
+
+def _argument(node: fx.Node, position: int) -> fx.Node:
+    argument = node.args[position]
+    assert isinstance(argument, fx.Node)
+    return argument

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import fx
 
 from moec.compiler import exchange_ops, model_ops
 from moec.compiler.graph import PartitionedRegion, layout, parameter_path
-from moec.compiler.layout import AtExperts, Batch, Layout, Partial, Whole
+from moec.compiler.layout import AtExperts, Batch, Gathered, Layout, Partial, Shuffled, Whole
 from moec.runtime.abi.mesh import Mesh
 
 DATA = "data"
@@ -22,6 +23,7 @@ _PORTS: dict[str, Layout] = {
     "first": Batch(),
     "documents": Batch(),
     "noise": Whole(),
+    "shuffle": Whole(),
     "x": Batch(),
     "choices": Partial(DATA),
     "probabilities": Partial(DATA),
@@ -71,9 +73,25 @@ _LIKE_FIRST: frozenset[Callable[..., object]] = frozenset(
         exchange_ops.total,
         exchange_ops.group_received,
         exchange_ops.permute_rows,
+        exchange_ops.own_order,
     }
 )
 """These work on what one exchange sends or receives, and leave it where it is."""
+
+
+_AS_ORDER: dict[object, int] = {model_ops.dispatch: 1, model_ops.weigh_rows: 2, model_ops.combine: 2}
+"""They work on rows of the tokens whose order is their argument at this position."""
+
+COLLECTIVES = (
+    exchange_ops.all_reduce,
+    exchange_ops.all_to_all,
+    exchange_ops.exchange_counts,
+    exchange_ops.gather_rows,
+    exchange_ops.scatter_sums,
+    exchange_ops.shuffle,
+    exchange_ops.unshuffle,
+)
+"""What moves data, over the axis that is the last argument."""
 
 
 def port(name: str) -> Layout:
@@ -89,8 +107,12 @@ def result(node: fx.Node, region: PartitionedRegion, mesh: Mesh) -> Layout | Non
         return layout(node)
     if node.target in _SUMMANDS:
         return Partial(DATA)
-    if node.target in (model_ops.dispatch, model_ops.combine):
-        return Batch()
+    if node.target in _AS_ORDER:
+        return layout(_argument(node, _AS_ORDER[node.target]))
+    if node.target is exchange_ops.combine_own:
+        return _summand(layout(_argument(node, 2)))
+    if node.target in (exchange_ops.dispatch_own, exchange_ops.weigh_own, exchange_ops.own_counts):
+        return AtExperts(EXPERT)
     if node.target in _PADDING:
         return AtExperts(EXPERT) if mesh.expert > 1 else Batch()
     if node.target in (model_ops.expert_mm, model_ops.expert_add):
@@ -98,7 +120,7 @@ def result(node: fx.Node, region: PartitionedRegion, mesh: Mesh) -> Layout | Non
         return weight if isinstance(weight, AtExperts) else Batch()
     if node.target in _LIKE_FIRST:
         return layout(_argument(node, 0))
-    if node.target in (exchange_ops.all_to_all, exchange_ops.exchange_counts, exchange_ops.all_reduce):
+    if node.target in COLLECTIVES:
         return _moved(layout(_argument(node, 0)), node)
     return _joined({layout(argument) for argument in node.all_input_nodes})
 
@@ -113,15 +135,27 @@ def _placeholder(node: fx.Node, region: PartitionedRegion, mesh: Mesh) -> Layout
 
 def _moved(source: Layout, collective: fx.Node) -> Layout | None:
     """A collective takes a value from one layout into another."""
-    axis = str(collective.args[-1])
+    axis, target = str(collective.args[-1]), collective.target
     match source:
-        case Partial(over) if collective.target is exchange_ops.all_reduce and over == axis:
+        case Partial(over) if target is exchange_ops.all_reduce and over == axis:
             return Whole()
-        case Batch() if collective.target is not exchange_ops.all_reduce:
-            return AtExperts(axis)
-        case AtExperts(at) if collective.target is exchange_ops.all_to_all and at == axis:
+        case Batch() if target is exchange_ops.shuffle:
+            return Shuffled(axis)
+        case Shuffled(over) if target is exchange_ops.unshuffle and over == axis:
             return Batch()
+        case Batch() | Shuffled() if target is exchange_ops.gather_rows:
+            return Gathered(axis, shuffled=isinstance(source, Shuffled))
+        case Gathered(over, shuffled, True) if target is exchange_ops.scatter_sums and over == axis:
+            return Shuffled(axis) if shuffled else Batch()
+        case Batch() | Shuffled() if target in (exchange_ops.all_to_all, exchange_ops.exchange_counts):
+            return AtExperts(axis)
+        case AtExperts(at) if target is exchange_ops.all_to_all and at == axis:
+            return layout(_argument(collective, 2))  # of what was sent
     return None
+
+
+def _summand(of: Layout) -> Layout | None:
+    return replace(of, summand=True) if isinstance(of, Gathered) else None
 
 
 def _joined(found: set[Layout]) -> Layout | None:

@@ -14,12 +14,12 @@ divisor depends on a degree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moec.compiler.build.model import ReferenceModel, Shape
 from moec.compiler.numerics import Numerics, numerics_of
 from moec.dsl.parameters import Parameter
-from moec.dsl.spec import MemorySpec, Spec
+from moec.dsl.spec import Dispatch, MemorySpec, Spec
 from moec.runtime.abi.buffers import Buffer, Slot, lay_out
 from moec.runtime.abi.dtypes import NAMES, DtypeName
 from moec.runtime.abi.mesh import Mesh
@@ -39,6 +39,7 @@ class Plan:
     memory: MemorySpec
     micro_batches: int
     numerics: Numerics
+    dispatch: Dispatch = field(default_factory=Dispatch)
 
 
 def make_plan(reference: ReferenceModel, mesh: Mesh, spec: Spec, numerics: Numerics | None = None) -> Plan:
@@ -51,7 +52,7 @@ def make_plan(reference: ReferenceModel, mesh: Mesh, spec: Spec, numerics: Numer
         for kind, region in reference.kinds.items()
     }
     numerics = numerics or numerics_of(spec.precision)
-    return Plan(mesh, buffers, spec.memory, spec.train.micro_batches, numerics)
+    return Plan(mesh, buffers, spec.memory, spec.train.micro_batches, numerics, spec.parallel.dispatch)
 
 
 def place_parameters(parameters: tuple[Parameter, ...], mesh: Mesh, shape: Shape) -> tuple[Buffer, ...]:

@@ -122,6 +122,8 @@ class _Scheduler:
             buffers = [self._gather(instance, buffer) for buffer in region.buffers]
             if "noise" in region.inputs:
                 self.values["noise"] = self._noise(instance)
+            if "shuffle" in region.inputs:
+                self.values["shuffle"] = self._noise(f"{instance}.shuffle")
             self.inputs_of[instance] = {name: self.values[name] for name in region.inputs}
             arguments = [*buffers, *self.inputs_of[instance].values()]
             saved = region.saved if self.trains else ()
@@ -183,9 +185,9 @@ class _Scheduler:
             numerics=self.numerics,
         )
 
-    def _noise(self, instance: str) -> fx.Node:
+    def _noise(self, name: str) -> fx.Node:
         """The key of a layer's random numbers: layers of one kind share their programs, but not these."""
-        key = noise_key(self.seed, instance)
+        key = noise_key(self.seed, name)
         return self.nodes.call(torch.ops.aten.full.default, [], key, dtype=torch.int64)
 
     def _gather(self, instance: str, buffer: Buffer) -> fx.Node:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from moec.compiler import exchange_ops, model_ops
 from moec.compiler.graph import LAYOUT, ORIGIN, VAL, PartitionedRegion, ReferenceRegion, Region, layout, value
 from moec.compiler.passes.requirements import open_edges
-from moec.compiler.passes.results import port, result
+from moec.compiler.passes.results import COLLECTIVES, port, result
 from moec.runtime.abi.mesh import AXES, Mesh
 
 from .report import Problems, check
@@ -121,7 +121,7 @@ def _open(region: PartitionedRegion, mesh: Mesh) -> Problems:
 
 def _axes(region: PartitionedRegion, mesh: Mesh) -> Problems:
     for node in region.nodes():
-        if node.target in (exchange_ops.all_to_all, exchange_ops.all_reduce, exchange_ops.exchange_counts):
+        if node.target in COLLECTIVES:
             axis = node.args[-1]
             if axis not in AXES or mesh.size(str(axis)) < 2:
                 yield node, f"moves data over {axis}, which has no second rank"

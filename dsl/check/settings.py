@@ -11,6 +11,7 @@ from moec.dsl import catalogue as c
 from moec.dsl import limits
 from moec.dsl import spec as m
 from moec.dsl import syntax as s
+from moec.dsl.check.dispatch import read_dispatch
 from moec.dsl.check.values import not_yet, whole
 from moec.dsl.diagnostics import DiagnosticBag, Mistake, nearest
 from moec.dsl.source import Span
@@ -98,6 +99,7 @@ def check_parallel(block: s.Block | None, bag: DiagnosticBag) -> m.ParallelSpec:
     return m.ParallelSpec(
         **degrees,
         expert_shard=expert_shard,
+        dispatch=found.read("dispatch", lambda e: read_dispatch(e, bag), m.Dispatch()),
         replicate_given=found.has("replicate"),
         origin=found.origin(),
         origins=tuple((name, setting.value.span.origin()) for name, setting in found.by_name.items()),

@@ -66,9 +66,20 @@ def _(x: Tensor, axis: str) -> Tensor:
     return torch.empty_like(x)
 
 
+@operation("member")
+def member(like: Tensor, axis: str) -> Tensor:
+    """() int64, where `like` is: the place of this rank on `axis`, by which one program serves all ranks."""
+    raise NoTransportError("member")
+
+
+@member.register_fake
+def _(like: Tensor, axis: str) -> Tensor:
+    return like.new_empty((), dtype=torch.int64)
+
+
 @operation("shard_gather")
 def shard_gather(shard: Tensor, ranks: int, axis: str) -> Tensor:
-    """(r,) of every member -> (ranks * r,): a parameter buffer from its shards."""
+    """(r,) of every member -> (ranks * r,): a parameter buffer from its shards, or everybody's tokens."""
     raise NoTransportError("shard_gather")
 
 
@@ -86,3 +97,21 @@ def reduce_scatter(full: Tensor, ranks: int, axis: str) -> Tensor:
 @reduce_scatter.register_fake
 def _(full: Tensor, ranks: int, axis: str) -> Tensor:
     return full.new_empty((full.shape[0] // ranks,))
+
+
+def _gather_saves(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, ctx.ranks, ctx.axis = inputs
+
+
+def _shard_gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Every member has a gradient of the whole."""
+    return reduce_scatter(grad.contiguous(), ctx.ranks, ctx.axis), None, None
+
+
+def _reduce_scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """A summand has the gradient of the sum, from the member that has that."""
+    return shard_gather(grad.contiguous(), ctx.ranks, ctx.axis), None, None
+
+
+shard_gather.register_autograd(_shard_gather_backward, setup_context=_gather_saves)
+reduce_scatter.register_autograd(_reduce_scatter_backward, setup_context=_gather_saves)

@@ -67,6 +67,18 @@ def jitter_kernel(x: Tensor, key: Tensor, first: Tensor, sequence: int, eps: flo
     return out
 
 
+def random_order_kernel(key: Tensor, first: Tensor, tokens: int) -> Tensor:
+    """A permutation (T,) int64 of tokens: they are sorted by random numbers.
+
+    Token t has number first * T + t of `key`, both () int64; `first` is the position in the run of the
+    sequence that the tokens begin with.
+    """
+    whole = all(n.dim() == 0 and n.dtype == torch.int64 for n in (key, first))
+    require(whole and tokens >= 0, "key and first are whole numbers", key, first)
+    index = torch.arange(tokens, device=key.device) + first * tokens
+    return mix(key + index * _GOLDEN).argsort(stable=True)
+
+
 def hash_experts_kernel(tokens: Tensor, k: int, experts: int) -> Tensor:
     """(B, S) int64 -> (T, K) int64: K different experts of each token, by its id alone.
 

@@ -1,4 +1,4 @@
-"""Operations whose numbers come from counters: noise of a router's input, and a choice by hash.
+"""Operations whose numbers come from counters: noise of a router's input, a choice by hash, an order.
 
 Legend: T tokens, D width, B sequences, S tokens of a sequence, K choices, E experts.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .counter_kernels import hash_experts_kernel, jitter_kernel
+from .counter_kernels import hash_experts_kernel, jitter_kernel, random_order_kernel
 from .registry import operation
 
 
@@ -46,3 +46,14 @@ def hash_experts(tokens: Tensor, k: int, experts: int) -> Tensor:
 @hash_experts.register_fake
 def _(tokens: Tensor, k: int, experts: int) -> Tensor:
     return tokens.new_empty((tokens.numel(), k))
+
+
+@operation("random_order")
+def random_order(key: Tensor, first: Tensor, tokens: int) -> Tensor:
+    """() and () int64 -> a permutation (T,) int64, see `random_order_kernel`."""
+    return random_order_kernel(key, first, tokens)
+
+
+@random_order.register_fake
+def _(key: Tensor, first: Tensor, tokens: int) -> Tensor:
+    return key.new_empty((tokens,))

@@ -20,8 +20,10 @@ from . import (  # noqa: F401  (what they register)
     counter_ops,
     document_ops,
     expert_ops,
+    loss_ops,
     routing_ops,
     row_ops,
+    subset_ops,
 )
 from .guards import GUARDED
 from .machine_ops import MACHINE_OPS
@@ -122,6 +124,12 @@ def _dtypes_of(name: str) -> frozenset[str]:
 
 DTYPE_ARGUMENTS: dict[str, frozenset[str]] = {name: _dtypes_of(name) for name in INSTRUCTIONS}
 """Which arguments of an instruction are dtypes. torch takes a number there for one, whatever it is."""
+
+MEMBER = "moec.member"
+"""Names an axis, as collectives do, and moves nothing."""
+
+COPY_STARTS = frozenset({"moec.offload_start", "moec.load_start"})
+"""Copies to host memory and back, waited for like collectives."""
 
 COLLECTIVE_STARTS = frozenset(
     {"moec.all_to_all_start", "moec.all_reduce_start", "moec.shard_gather_start", "moec.reduce_scatter_start"}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .codec import FormatError, check_legible, from_data, is_legible
-from .instructions import COLLECTIVE_STARTS, DTYPE_ARGUMENTS, INSTRUCTIONS, SIGNATURES
+from .instructions import COLLECTIVE_STARTS, DTYPE_ARGUMENTS, INSTRUCTIONS, MEMBER, SIGNATURES
 from .mesh import AXES
 from .program import Argument, Instruction, Place, Program, Ref, uses
 
@@ -77,7 +77,7 @@ def _check_program(program: Program, programs: Mapping[str, Program], where: str
             raise FormatError(f"{at} is made twice")
         if instruction.op == "moec.call":
             called.add(_check_call(instruction, programs, at))
-        if instruction.op in COLLECTIVE_STARTS:
+        if instruction.op in COLLECTIVE_STARTS or instruction.op == MEMBER:
             _check_collective(instruction, at)
         else:
             _check_arguments(instruction, at)

@@ -181,6 +181,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "balance": lambda: _roles("balance"),
     "parameters": _parameters,
     "where": _where,
+    "dispatch": lambda: _roles("dispatch"),
     "train": lambda: _params(BLOCKS["train"]),
     "training": lambda: _roles("optimizer", "schedule"),
     "limits": _limits,

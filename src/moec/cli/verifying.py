@@ -23,7 +23,7 @@ from moec.compiler.reference import Reference, reference_step
 from moec.compiler.small import small_spec
 from moec.dsl import load_text
 from moec.dsl.parameters import model_parameters
-from moec.dsl.spec import ParallelSpec, Spec
+from moec.dsl.spec import Spec
 from moec.runtime.abi.bundle import Bundle, read_bundle
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.data.layout import assign
@@ -86,10 +86,8 @@ def verify(compiled: Compiled, transport: Transport) -> list[Deviation]:
 
 
 def _with_degrees(spec: Spec, mesh: Mesh) -> Spec:
-    parallel = ParallelSpec(
-        expert=mesh.expert, shard=mesh.shard, replicate=mesh.replicate, expert_shard=mesh.expert_shard
-    )
-    return replace(spec, parallel=parallel)
+    degrees = {name: getattr(mesh, name) for name in ("expert", "shard", "replicate", "expert_shard")}
+    return replace(spec, parallel=replace(spec.parallel, **degrees))
 
 
 def draw_weights(spec: Spec, seed: int) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ OF_ROLE: dict[Role, Class] = {
     "temperature": "part",
     "stage": "stage",
     "balance": "balance",
+    "dispatch": "setup",
     "optimizer": "setup",
     "schedule": "setup",
     "saving": "setup",
