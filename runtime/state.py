@@ -24,6 +24,9 @@ class TrainState:
 
     What is not trained has the first part only. `dtype` is that of parameters and gradients; `moments`, if it
     is another, that of the others. `dtypes` has them by part.
+
+    `passed_over` counts batches of the run's order that no step takes: the step after `n` others takes batch
+    `n + passed_over`.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class TrainState:
         device: torch.device,
         moments: torch.dtype | None = None,
     ) -> None:
+        self.passed_over = 0
         self.buffers, self.mesh, self.rank, self.dtype = dict(buffers), mesh, rank, dtype
         self.dtypes = dict.fromkeys(STATE_PARTS[:2], dtype) | dict.fromkeys(STATE_PARTS[2:], moments or dtype)
         self.parts: dict[str, dict[str, Tensor]] = {

@@ -49,7 +49,8 @@ class StepResult:
 class Trainer:
     """One rank's training run. Every rank calls `step` with the same step numbers.
 
-    `loss_limit`, the same on all ranks, is the largest loss with which a step updates.
+    `loss_limit`, the same on all ranks, is the largest loss with which a step updates. `skipped` counts steps
+    that did not, `rewinds` how often the run went back.
     """
 
     def __init__(self, job: Job, state: TrainState, loader: Loader, steps: int) -> None:
@@ -57,13 +58,14 @@ class Trainer:
         self.manifest = job.bundle.manifest
         self.schedule = schedule_of(self.manifest)
         self.loss_limit = math.inf
+        self.skipped = self.rewinds = 0
         self.last: StepResult | None = None  # step that is done
 
     def step(self, step: int) -> StepResult:
-        """Do one training step, from 0. Its losses may be no numbers: see `check_finite`."""
+        """Do one training step, from 0. Its losses may be no numbers: see `StepResult`."""
         self.job.meter.take()  # what was counted between steps
         start_s = time.perf_counter()
-        batch = self.loader.batch(step)
+        batch = self.loader.batch(self.batch_of(step))
         data_s = time.perf_counter() - start_s
         lr = learning_rate(step, self.steps, self.manifest.training.lr, self.schedule)
         numbers, loads, grad_norm, tokens = self._run(batch, lr, step + 1)
@@ -83,7 +85,17 @@ class Trainer:
             work=Work(start_s, step_s, data_s, self.job.meter.take()),
         )
         self.last = result
+        self.skipped += not result.updated
         return result
+
+    def batch_of(self, step: int) -> int:
+        """Which batch of the run's order a step takes: its own number, but for batches that were passed over."""
+        return step + self.state.passed_over
+
+    def pass_over(self, batches: int) -> None:
+        """After going back: leave out so many batches before the next step; the same on all ranks."""
+        self.state.passed_over += batches
+        self.rewinds += 1
 
     def _run(self, batch: Batch, lr: float, update: int) -> tuple[list[float], list[int], float, int]:
         device = self.job.transport.device
@@ -97,6 +109,7 @@ class Trainer:
         with torch.no_grad():
             losses, loads, norm, _, tokens = self.job.executor.run("step", arguments)
         return losses.tolist(), loads.tolist(), norm.item(), int(tokens)
+
 
 def named_means(manifest: Manifest, numbers: Sequence[float]) -> dict[str, float]:
     """The numbers of a step's first result by name: losses, and `<moe>.entropy`."""

@@ -25,7 +25,7 @@ NUMERICS_WORDS = (
         "remedy",
         (Param("most", "count", "3"), _FACTOR),
         meaning="the step updates nothing, the state becomes that of the newest checkpoint, and the run goes "
-        "on from there with the batch that follows: the batches since the checkpoint are passed over. The run "
+        "on from there with the batch that follows: batches since the checkpoint are passed over. The run "
         "fails at one more than `most`, counted since it was started or resumed.",
     ),
     Construct(

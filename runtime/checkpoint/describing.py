@@ -26,8 +26,13 @@ class Described:
     steps: int
     data: str
 
-    def manifest(self, step: int, entries: Mapping[str, FileEntry]) -> CheckpointManifest:
-        """The manifest of the state after `step` steps, whose files are `entries`."""
+    def manifest(
+        self, step: int, entries: Mapping[str, FileEntry], passed_over: int = 0
+    ) -> CheckpointManifest:
+        """The manifest of the state after `step` steps, whose files are `entries`.
+
+        `passed_over`: see `TrainState`.
+        """
         bundle, states = self.bundle, self.bundle.states()
         slices = all_slices(states, bundle.mesh)
         return CheckpointManifest(
@@ -43,7 +48,7 @@ class Described:
             seed=bundle.training.seed,
             facts=bundle.facts,
             mesh=bundle.mesh,
-            data=DataPosition(self.data, step * bundle.training.batch_sequences),
+            data=DataPosition(self.data, (step + passed_over) * bundle.training.batch_sequences),
             parameters={
                 name: StoredParameter(shape, trained)
                 for name, (shape, trained) in parameters_of(states).items()

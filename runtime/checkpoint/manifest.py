@@ -93,6 +93,10 @@ class CheckpointManifest:
         """How many ranks wrote it."""
         return self.mesh.world
 
+    def passed_over(self, batch_sequences: int) -> int:
+        """How many batches of so many sequences the run had passed over: see `TrainState`."""
+        return max(0, self.data.sequences // batch_sequences - self.step)
+
     def slices(self) -> dict[str, tuple[Slice, ...]]:
         """File name -> its slices."""
         return {name: tuple(map(_slice, file.slices)) for name, file in self.files.items()}

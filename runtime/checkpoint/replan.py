@@ -62,7 +62,8 @@ def _written(checkpoint: Checkpoint, described: Described, root: Path) -> Path:
             for name, slices in all_slices(bundle.states(), bundle.mesh).items()
         }
         entries[MODEL] = write_model(partial, described.source)
-        manifest = described.manifest(checkpoint.manifest.step, entries)
+        passed_over = checkpoint.manifest.passed_over(bundle.training.batch_sequences)
+        manifest = described.manifest(checkpoint.manifest.step, entries, passed_over)
         return commit(partial, manifest, keep=len(folders.complete_steps(root)) + 1)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

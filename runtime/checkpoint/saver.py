@@ -208,7 +208,7 @@ class Checkpointer(Companion):
         entries = {
             name: FileEntry(*entry) for answer in answers for name, entry in json.loads(answer).items()
         }
-        manifest = self._described.manifest(flight.step, entries)
+        manifest = self._described.manifest(flight.step, entries, self._state.passed_over)
         flight.work = self._thread.submit(commit, flight.folder, manifest, self._keep)
 
 

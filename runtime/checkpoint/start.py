@@ -37,6 +37,7 @@ def resumed(
     checkpoint = find(root, transport, strict=strict)
     notes = check_compatible(checkpoint.manifest, bundle, data, str(checkpoint.folder))
     load_state(state, checkpoint)
+    state.passed_over = checkpoint.manifest.passed_over(bundle.training.batch_sequences)
     if transport.rank == 0:
         for note in notes:
             say(f"warning: {note}")

@@ -26,7 +26,9 @@ _BLOCK_BYTES = 1 << 16
 
 _COUNTS = ("step", "tokens")
 _NUMBERS = ("loss", "aux_loss", "grad_norm", "lr", "tokens_per_s", "step_s")
-_OPTIONAL = ("sequence_aux_loss", "z_loss", "checkpoint_stall_s", "flops_per_s", "mfu")
+_OPTIONAL = (
+    "sequence_aux_loss", "z_loss", "checkpoint_stall_s", "skipped", "rewinds", "flops_per_s", "mfu",
+)  # fmt: skip
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
@@ -45,6 +47,9 @@ class StepMetrics:
     is the part of collectives that waits) are of rank 0. `flops_per_s` counts what the model needs, over all
     ranks, and `mfu` is its share of what the ranks could do at most.
 
+    `skipped` counts the steps so far, this one included, that updated nothing, and `rewinds` how often the run
+    went back to a checkpoint, both since it was started or resumed; None where there were none.
+
     `checkpoint_stall_s`: for how long checkpoints have held up training since the step before, if they have.
     """
 
@@ -59,6 +64,8 @@ class StepMetrics:
     sequence_aux_loss: float | None = None
     z_loss: float | None = None
     checkpoint_stall_s: float | None = None
+    skipped: int | None = None
+    rewinds: int | None = None
     flops_per_s: float | None = None
     mfu: float | None = None
     expert_load: Mapping[str, Sequence[int]] = field(default_factory=dict)

@@ -29,6 +29,10 @@ class Recorder(Protocol):
         """A step is done."""
         ...
 
+    def rewound(self, step: int) -> None:
+        """Step `step` comes next, again: what there is of it and later ones is of no use."""
+        ...
+
     def complete(self, files: Mapping[str, Path]) -> None:
         """The run is complete, and these files hold what it made."""
         ...
@@ -48,6 +52,9 @@ class NoRecord:
         pass
 
     def step(self, metrics: StepMetrics) -> None:
+        """Nothing is kept."""
+
+    def rewound(self, step: int) -> None:
         """Nothing is kept."""
 
     def complete(self, files: Mapping[str, Path]) -> None:
@@ -94,6 +101,11 @@ class RunRecord:
         self.metrics.write(metrics)
         self.status.advance(metrics.step + 1, metrics.loss)
         self.progress.update(metrics)
+
+    def rewound(self, step: int) -> None:
+        """Step `step` comes next, again."""
+        self.metrics.close()
+        self.metrics = MetricsWriter(self.out / METRICS, step)
 
     def stopped(self, reason: str) -> None:
         """The run has ended early, as it was wished, and its state is saved."""
