@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moec.dsl.spec import Dispatch, DType, Layer, Spec
+from moec.dsl.spec import Dispatch, DType, Spec
 from moec.runtime.abi.bundle import EVALUATE_RESULTS, STEP_RESULTS
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.abi.program import Program
@@ -29,7 +29,8 @@ from .differentiate.trace import Joint, trace_joint
 from .emit.program import to_program
 from .graph import PartitionedRegion, ReferenceRegion
 from .memory.choose import choose
-from .memory.sizes import Sizes, balanced
+from .memory.kept import Footprint, bytes_of_results, footprint
+from .memory.sizes import sizes_by_kind
 from .numerics import Numerics, numerics_of
 from .passes.insert_redistribution import insert_redistribution
 from .passes.lower_redistribution import lower_redistribution
@@ -40,6 +41,7 @@ from .passes.split_collectives import split_collectives
 from .plan.degrees import resolve_degrees
 from .plan.plan import Plan, make_plan
 from .schedule.micro_batch import MicroBatch, build_micro_batch
+from .schedule.offload import offload
 from .schedule.step import Step, build_evaluation, build_step
 from .verify.differentiated import verify_differentiated
 from .verify.regions import verify_marked, verify_partitioned, verify_placed, verify_reference
@@ -65,7 +67,9 @@ class Compiled:
     reference: ReferenceModel
     plan: Plan
     partitioned: dict[str, PartitionedRegion]
+    policies: dict[str, Policy]
     differentiated: dict[str, DifferentiatedRegion]
+    footprints: dict[str, Footprint]
     micro_batch: MicroBatch
     step: Step
     programs: dict[str, Program]
@@ -83,7 +87,8 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     verify_buffers(plan.buffers, mesh)
     partitioned = {kind: partition(region, mesh, plan.dispatch) for kind, region in reference.kinds.items()}
     joints = {kind: trace(region) for kind, region in partitioned.items()}
-    policies = choose_policies(joints, reference, plan, spec)
+    sizes = sizes_by_kind(reference, spec.model, mesh)
+    policies = choose(plan.memory.recompute, joints, spec.model, reference.chain, sizes)
     differentiated = {kind: halve(joint, policies[kind], plan) for kind, joint in joints.items()}
     micro_batch = build_micro_batch(
         reference.chain,
@@ -95,12 +100,9 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
         documents=reference.shape.documents,
         gathered=plan.memory.gathered,
     )
-    footprints = {
-        kind: footprint(region, sizes_of(layers.get(kind), reference, plan))
-        for kind, region in differentiated.items()
-    }
+    footprints = {kind: footprint(region, sizes[kind]) for kind, region in differentiated.items()}
     if plan.memory.offload is not None:
-        offload(micro_batch.graph, plan.memory.offload, footprints)
+        offload(micro_batch.graph, plan.memory.offload, bytes_of_results(footprints))
     verify_micro_batch(micro_batch)
     step = build_step(
         micro_batch, plan.micro_batches, mesh, spec.train, reference.corrected(), options.update
@@ -108,7 +110,8 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     verify_step(step, mesh)
     programs = emit(differentiated, micro_batch, step)
     programs |= evaluation_programs(spec, reference, differentiated, policies, plan)
-    return Compiled(spec, options, reference, plan, partitioned, differentiated, micro_batch, step, programs)
+    levels = (partitioned, policies, differentiated, footprints, micro_batch, step, programs)
+    return Compiled(spec, options, reference, plan, *levels)
 
 
 def evaluation_programs(
@@ -190,26 +193,6 @@ def trace(region: PartitionedRegion) -> Joint:
     simplify(joint.graph)
     verify_simplified(joint, traced)
     return joint
-
-
-def choose_policies(
-    joints: dict[str, Joint], reference: ReferenceModel, plan: Plan, spec: Spec
-) -> dict[str, Policy]:
-    """What each kind of region keeps from forward to backward."""
-    layers = layers_by_kind(reference, spec)
-    sizes = {kind: sizes_of(layers.get(kind), reference, plan) for kind in joints}
-    return choose(plan.memory.recompute, joints, layers, sizes, reference.chain)
-
-
-def layers_by_kind(reference: ReferenceModel, spec: Spec) -> dict[str, Layer]:
-    """A layer of each kind."""
-    kinds = (kind for at, kind in reference.chain if at.startswith("layers."))
-    return dict(zip(kinds, spec.model.layers, strict=True))
-
-
-def sizes_of(layer: Layer | None, reference: ReferenceModel, plan: Plan) -> Sizes:
-    """What depends on data in a region, as numbers."""
-    return Sizes() if layer is None else balanced(layer, reference.shape.tokens, plan.mesh)
 
 
 def halve(joint: Joint, policy: Policy, plan: Plan) -> DifferentiatedRegion:

@@ -19,9 +19,10 @@ from moec.compiler.differentiate.trace import Joint
 from moec.compiler.errors import CompileError
 from moec.compiler.graph import component
 from moec.dsl.components import components_of
-from moec.dsl.spec import Layer, Recompute, RecomputeAuto, RecomputeNames
+from moec.dsl.spec import ModelSpec, Recompute, RecomputeAuto, RecomputeNames
 
-from .sizes import Sizes
+from .kept import of_chain
+from .sizes import Sizes, layers_by_kind
 from .work import work
 
 MOST_COMPONENTS = 8  # of a region, looked at one by one; more are taken together by their first names
@@ -40,11 +41,11 @@ class Option:
 def choose(
     recompute: Recompute,
     joints: dict[str, Joint],
-    layers: dict[str, Layer],
-    sizes: dict[str, Sizes],
+    model: ModelSpec,
     chain: Sequence[tuple[str, str]],
+    sizes: dict[str, Sizes],
 ) -> dict[str, Policy]:
-    """The policy of every kind. `layers`: those kinds that are layers; `sizes`: of every kind."""
+    """The policy of every kind of region in `joints`; `sizes`: of every kind."""
     match recompute:
         case RecomputeAuto():
             counts = Counter(kind for _, kind in chain)
@@ -55,7 +56,7 @@ def choose(
             return dict.fromkeys(joints, KEEP_ALL)
         case "layer":
             return dict.fromkeys(joints, KEEP_NONE)
-    word = recompute
+    word, layers = recompute, layers_by_kind(chain, model)
     return {k: Policy(components_of(layers[k], word)) if k in layers else KEEP_ALL for k in joints}
 
 
@@ -87,7 +88,9 @@ def measure(joint: Joint, policy: Policy, sizes: Sizes) -> Option:
     """What a policy means for one kind of region, its inputs included."""
     found, sizes = cross(joint, policy), sizes.of(joint.graph)
     again = sum(work(node, sizes) for node in found.again if not is_free(node))
-    return Option(policy, sizes.held_bytes((*found.saved, *found.inputs)), again)
+    names = dict(zip(joint.inputs, joint.region.inputs, strict=True))
+    given = [node for node in found.inputs if of_chain(names[node])]
+    return Option(policy, sizes.held_bytes((*found.saved, *given)), again)
 
 
 def _best(some: list[Option]) -> list[Option]:

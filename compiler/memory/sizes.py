@@ -7,7 +7,7 @@ view of another; what a view holds is all of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from moec.compiler.build.model import ReferenceModel
 from moec.compiler.errors import InternalCompilerError
 from moec.compiler.graph import VAL, component
 from moec.dsl.components import is_inside
-from moec.dsl.spec import Layer, Moe
+from moec.dsl.spec import Layer, ModelSpec, Moe
 from moec.runtime.abi.mesh import Mesh
 
 
@@ -81,6 +82,19 @@ def tensors(node: fx.Node) -> Iterator[Tensor]:
     for x in found if isinstance(found, list | tuple) else [found]:
         if isinstance(x, Tensor):
             yield x
+
+
+def sizes_by_kind(reference: ReferenceModel, model: ModelSpec, mesh: Mesh) -> dict[str, Sizes]:
+    """For every kind of region."""
+    layers = layers_by_kind(reference.chain, model)
+    tokens = reference.shape.tokens
+    return {k: balanced(layers[k], tokens, mesh) if k in layers else Sizes() for k in reference.kinds}
+
+
+def layers_by_kind(chain: Sequence[tuple[str, str]], model: ModelSpec) -> dict[str, Layer]:
+    """A layer of each kind of region that is one."""
+    kinds = (kind for at, kind in chain if at.startswith("layers."))
+    return dict(zip(kinds, model.layers, strict=True))
 
 
 def balanced(layer: Layer, tokens: int, mesh: Mesh) -> Sizes:

@@ -32,15 +32,19 @@ def work(node: fx.Node, sizes: Sizes) -> int:
             return _attention(node, sizes)
         case _moec.all_to_all.default | _moec.all_reduce.default:
             return sizes.bytes(node) * OPERATIONS_PER_SENT_BYTE
+        case _moec.token_losses.default:
+            return _product(node, 0, sizes, _tensor(node.args[1]))
         case _moec.combine.default:
             return 2 * prod(sizes.shape(_tensor(node.args[0])))
     return sizes.elements(node)
 
 
-def _product(node: fx.Node, position: int, sizes: Sizes) -> int:
-    """(R, in) at `position` times a matrix -> (R, out)."""
-    inner = sizes.shape(_tensor(node.args[position]))[1]
-    return 2 * inner * sum(prod(sizes.shape(x)) for x in tensors(node))
+def _product(node: fx.Node, position: int, sizes: Sizes, matrix: Tensor | None = None) -> int:
+    """(R, in) at `position` times a matrix; `matrix` (out, in), where the result is not the product."""
+    rows = sizes.shape(_tensor(node.args[position]))
+    if matrix is not None:
+        return 2 * prod(rows) * sizes.shape(matrix)[0]
+    return 2 * rows[1] * sum(prod(sizes.shape(x)) for x in tensors(node))
 
 
 def _attention(node: fx.Node, sizes: Sizes) -> int:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moec.runtime.abi import routing_ops
+from moec.runtime.abi import loss_ops, routing_ops
 
 
 def expert_load(chosen: Tensor, sequences: Tensor, sequence: int, experts: int) -> Tensor:
@@ -115,6 +115,24 @@ def cross_entropy(logits: Tensor, targets: Tensor, loss_tokens: Tensor) -> Tenso
     Targets of -100 bear no loss.
     """
     return F.cross_entropy(logits, targets.reshape(-1), ignore_index=-100, reduction="sum") / loss_tokens
+
+
+def chunked_cross_entropy(
+    x: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    loss_tokens: Tensor,
+    scale: float,
+    softcap: float,
+    chunk: int,
+) -> Tensor:
+    """(T, D), (V, D), (V,), (B, S) int64 -> (): `cross_entropy` of softcap(scale * (x W^T + b)).
+
+    No more than `chunk` tokens have logits at a time. No cap if `softcap` is 0.
+    """
+    losses: Tensor = loss_ops.token_losses(x, matrix, bias, targets.reshape(-1), scale, softcap, chunk)
+    return losses.sum() / loss_tokens
 
 
 def _real(tokens: int, sequences: Tensor, sequence: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import fx
 
 from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.runtime.abi import machine_ops
-from moec.runtime.abi.instructions import COLLECTIVE_STARTS, UnknownInstructionError, name_of
+from moec.runtime.abi.instructions import COLLECTIVE_STARTS, COPY_STARTS, UnknownInstructionError, name_of
 
 from .report import Problems, check
 
@@ -49,7 +49,7 @@ def instructions(graph: fx.Graph) -> Problems:
         except UnknownInstructionError:
             yield node, f"{node.target} is not in the instruction set"
             continue
-        if name in COLLECTIVE_STARTS:
+        if name in COLLECTIVE_STARTS | COPY_STARTS:
             waits = [user for user in node.users if user.target is machine_ops.wait]
             if len(waits) != 1 or len(node.users) != 1:
                 yield node, f"is waited for {len(waits)} times"

@@ -82,6 +82,21 @@ def wait(handle: Any) -> Tensor:
     raise NoTransportError("wait")
 
 
+# --- host memory: a copy, in the same two halves ---
+
+
+@_machine
+def offload_start(x: Tensor) -> Any:
+    """A copy of x in host memory."""
+    raise NoTransportError("offload")
+
+
+@_machine
+def load_start(x: Tensor) -> Any:
+    """A copy of x, which is in host memory, on the device."""
+    raise NoTransportError("load")
+
+
 # --- programs ---
 
 

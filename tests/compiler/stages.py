@@ -9,10 +9,12 @@ import torch
 from moec.compiler.build.model import ReferenceModel, Shape, build
 from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.compiler.graph import PartitionedRegion
+from moec.compiler.memory.choose import choose
+from moec.compiler.memory.sizes import sizes_by_kind
 from moec.compiler.passes.insert_redistribution import insert_redistribution
 from moec.compiler.passes.place import place
 from moec.compiler.passes.propagate import propagate
-from moec.compiler.pipeline import choose_policies, halve, partition, trace
+from moec.compiler.pipeline import halve, partition, trace
 from moec.compiler.plan.plan import Plan, make_plan
 from moec.dsl.spec import Spec
 from moec.runtime.abi.mesh import Mesh
@@ -54,7 +56,9 @@ def differentiated(spec: Spec, mesh: Mesh, kind: str = "layer_0") -> Differentia
 def differentiate(model: ReferenceModel, kind: str, plan: Plan, spec: Spec) -> DifferentiatedRegion:
     """Forward and backward of a region of `model`."""
     joint = trace(partition(model.kinds[kind], plan.mesh))
-    return halve(joint, choose_policies({kind: joint}, model, plan, spec)[kind], plan)
+    sizes = sizes_by_kind(model, spec.model, plan.mesh)
+    policies = choose(plan.memory.recompute, {kind: joint}, spec.model, model.chain, sizes)
+    return halve(joint, policies[kind], plan)
 
 
 def without_lines(programs: dict[str, Program]) -> dict[str, Program]:
