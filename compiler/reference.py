@@ -16,7 +16,7 @@ from moec.dsl.parameters import Parameter, model_parameters
 from moec.dsl.spec import ModelSpec
 from moec.runtime.abi.counter_kernels import noise_key
 
-from .build.model import ReferenceModel, Shape, build
+from .build.model import COUNTED, EARLIER, ReferenceModel, Shape, build
 from .graph import run
 
 LOSSES = ("loss", "aux_loss", "sequence_aux_loss", "z_loss")
@@ -64,12 +64,15 @@ def reference_step(
     size = -(-tokens.shape[0] // micro_batches)
     losses: dict[str, float] = {}
     loads: dict[str, Tensor] = {}
+    counted: dict[str, Tensor] = {}
     parts = zip(torch.split(tokens, size), torch.split(targets, size), strict=True)
     for index, (part, wanted) in enumerate(parts):
         start = facts | {"first": torch.tensor(first + index * size)}
         if documents is not None:
             start["documents"] = documents[index * size : index * size + len(part)]
-        values = _forward(model, leaves, part, wanted, start, seed)
+        start["seen_tokens"] = torch.tensor((index * size + len(part)) * tokens.shape[1])
+        values = _forward(model, leaves, part, wanted, start | counted, seed)
+        counted = {n.removesuffix(COUNTED) + EARLIER: c for n, c in values.items() if n.endswith(COUNTED)}
         torch.autograd.backward(values.pop("objective"))
         for name, found in values.items():
             if name in LOSSES or name.endswith(".entropy"):
@@ -116,9 +119,12 @@ def run_chain(
         values["noise"] = torch.tensor(noise_key(seed, instance))
         prefix = instance if instance.startswith("layers.") else ""
         parameters = {p.path: _stored(p, prefix, weights) for p in region.parameters}
+        for name, experts in reference.counted.get(kind, ()):
+            earlier, none = name.removesuffix(COUNTED) + EARLIER, torch.zeros(experts, dtype=torch.int64)
+            values[earlier] = values.get(f"{instance}.{earlier}", none)
         results = run(region, parameters, {name: values[name] for name in region.inputs})
         for name, result in results.items():
-            values[f"{instance}.{name}" if name.endswith((*_COUNTS, ".entropy")) else name] = result
+            values[f"{instance}.{name}" if name.endswith((*_COUNTS, COUNTED, ".entropy")) else name] = result
     return values
 
 

@@ -31,6 +31,16 @@ MOE_VARIANTS: dict[str, dict[str, str]] = {
     "p-norm": {"router": "softmax | top(3) | renormalize(p: 2.5)"},
     "expert scale": {"router": "softmax | top(2) | renormalize | expert_scale | scale(0.5)"},
     "router bias": {"moe": "router_bias: true,", "router": "top(2) | softmax"},
+    "balance over the batch": {
+        "balance": "aux_loss(0.02, over: batch)",
+        "micro_batches": "3",
+        "sequences": "6",
+    },
+    "balance of layers over the batch": {
+        "balance": "aux_loss(0.02, per: layer, over: batch, choices: softmax)",
+        "micro_batches": "2",
+        "sequences": "6",
+    },
     # --- choices that are not sent ---
     "capacity": {"router": "softmax | top(2) | capacity(0.6)"},
     "identity": {"moe": "identity: 3,", "experts": "5", "router": "softmax | top(3) | scale(1.5)"},

@@ -22,7 +22,7 @@ def add_statistics(scope: LayerScope, path: str, moe: Moe, routing: Routing) -> 
     for term in moe.balance:
         match term:
             case AuxLoss():
-                _add_aux(scope, term, moe, routing, load)
+                _add_aux(scope, path, term, moe, routing, load)
             case SequenceAuxLoss():
                 _add_sequence_aux(scope, term, routing)
             case ZLoss():
@@ -57,18 +57,22 @@ def _entropy(scope: LayerScope, moe: Moe, routing: Routing) -> fx.Node:
     return call(model_ops.per_token, sums, facts["batch_tokens"])
 
 
-def _add_aux(scope: LayerScope, term: AuxLoss, moe: Moe, routing: Routing, load: fx.Node) -> None:
+def _add_aux(scope: LayerScope, path: str, term: AuxLoss, moe: Moe, routing: Routing, load: fx.Node) -> None:
     call, facts = partial(scope.call, at=term.origin), scope.facts
     # transformers and Megatron take softmax probabilities here whatever the router's scores are.
     probabilities = routing.probabilities or call(model_ops.softmax, routing.logits)
     if term.choices == "softmax":
         load = _load(scope, call(model_ops.best, probabilities, moe.top_k), moe, term.origin)
+    tokens = facts["micro_tokens"]
+    if term.over == "batch":
+        load, tokens = call(model_ops.accumulate, load, facts[f"{path}.earlier"]), facts["seen_tokens"]
+        scope.counted[f"{path}.counted"] = (load, moe.routed)
     sums = call(model_ops.probability_sum, probabilities, facts["sequences"], scope.sequence)
     if term.per == "model":
         _carry(scope, "choices", load, term.origin)
         _carry(scope, "probabilities", sums, term.origin)
     else:
-        loss = call(model_ops.balance_loss, load, sums, 1, facts["micro_tokens"], facts["batch_tokens"])
+        loss = call(model_ops.balance_loss, load, sums, 1, tokens, facts["batch_tokens"])
         _carry(scope, "aux", loss, term.origin)
 
 

@@ -9,6 +9,7 @@ say of every token where in its sequence its document starts, where documents ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,19 @@ from torch import fx
 
 from moec.compiler.graph import Builder, ReferenceRegion, fake_mode, value
 from moec.dsl.parameters import Parameter
-from moec.dsl.spec import Gqa, Hash, Jitter, Layer, Mla, ModelSpec, Moe, Origin, RoundRobin, RouterStage
+from moec.dsl.spec import (
+    AuxLoss,
+    Gqa,
+    Hash,
+    Jitter,
+    Layer,
+    Mla,
+    ModelSpec,
+    Moe,
+    Origin,
+    RoundRobin,
+    RouterStage,
+)
 from moec.runtime.abi.dtypes import wide
 
 from .scope import LayerScope
@@ -138,10 +151,19 @@ def layer_facts(layer: Layer, training: bool, documents: bool = False) -> tuple[
     jittered = training and any(isinstance(stage, Jitter) for stage in stages)
     return (
         *("sequences", "micro_tokens", "batch_tokens"),
+        *(("seen_tokens",) if any(True for _ in counted_over_batch(layer)) else ()),
         *(("tokens",) if hashed else ()),
         *(("first", "noise") if jittered else ()),
         *(("documents",) if documents and _has_positions(layer, stages) else ()),
     )
+
+
+def counted_over_batch(layer: Layer) -> Iterator[tuple[str, int]]:
+    """(path, experts) of the MoEs whose choices are counted over the micro-batches of a batch so far."""
+    for call in layer.calls():
+        moe = call.component
+        if isinstance(moe, Moe) and any(isinstance(t, AuxLoss) and t.over == "batch" for t in moe.balance):
+            yield call.path, moe.routed
 
 
 def _has_positions(layer: Layer, stages: list[RouterStage]) -> bool:

@@ -31,6 +31,7 @@ class LayerScope:
     facts: dict[str, fx.Node]
     locals: dict[str, fx.Node] = field(default_factory=dict)
     loads: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)  # output name -> (node, numbers)
+    counted: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)  # as `loads`, see `earlier`
     means: dict[str, fx.Node] = field(default_factory=dict)  # output name -> summand of a mean over tokens
 
     def get(self, name: str) -> fx.Node:

@@ -41,6 +41,11 @@ class Statistics:
         """Whether one auxiliary loss is taken over the tokens of all layers."""
         return self.aux is not None and self.aux.per == "model"
 
+    @property
+    def over_batch(self) -> bool:
+        """Whether choices are counted over the micro-batches so far."""
+        return self.aux is not None and self.aux.over == "batch"
+
     def carried(self, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Name -> shape and dtype of every carried statistic."""
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
@@ -91,7 +96,7 @@ class Statistics:
             chain["choices"],
             chain["probabilities"],
             self.pooled_layers,
-            facts["micro_tokens"],
+            facts["seen_tokens" if self.over_batch else "micro_tokens"],
             facts["batch_tokens"],
             at=self.aux.origin,
         )

@@ -31,6 +31,7 @@ _PORTS: dict[str, Layout] = {
     "sequence_aux": Partial(DATA),
     "z": Partial(DATA),
     "micro_tokens": Whole(),
+    "seen_tokens": Whole(),
     "batch_tokens": Whole(),
     "loss_tokens": Whole(),
     "objective": Partial(DATA),
@@ -41,7 +42,12 @@ _PORTS: dict[str, Layout] = {
     "logits": Batch(),
 }
 
-_PUBLISHED: dict[str, Layout] = {"load": Partial(DATA), "dropped": Partial(DATA), "entropy": Partial(DATA)}
+_PUBLISHED: dict[str, Layout] = {
+    "load": Partial(DATA),
+    "dropped": Partial(DATA),
+    "entropy": Partial(DATA),
+    **dict.fromkeys(("counted", "earlier"), Partial(DATA)),
+}
 """What every MoE shows of its router, by the last part of the name."""
 
 _SUMMANDS: frozenset[Callable[..., object]] = frozenset(

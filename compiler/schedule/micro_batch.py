@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from moec.compiler.build.model import COUNTED, EARLIER
 from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.compiler.numerics import FLOAT32, Numerics
 from moec.dsl.spec import Gathered
@@ -31,16 +32,21 @@ from .nodes import Nodes
 INPUTS = ("tokens", "targets", "sequences", "first", "micro_tokens", "batch_tokens", "loss_tokens")
 """What a micro-batch is given, before the parameter and gradient shards."""
 
+SO_FAR = ("seen_tokens", "earlier")
+"""And where a loss is of the whole batch: real tokens of the micro-batches up to this one, and what the one
+before gave as `counted`."""
+
 
 @dataclass(frozen=True)
 class MicroBatch:
     """The graph and its ports: `inputs`, then parameter shards, then gradient shards -> losses, loads.
 
-    Without `backward` there are no gradients: it evaluates. With `documents`, the batch says where they start.
-    `buffers`: state name -> buffer, in the order of both groups of shards, of which the second has the
+    Without `backward` there are no gradients: it evaluates. With `documents`, the batch says where they
+    start. `buffers`: state name -> buffer, in the order of both groups of shards, of which the second has the
     trained ones only; `uses`: how many regions use each. `losses` names the elements of the first result, the
     losses and then what is a mean over tokens; `loads` the pieces of the second and their lengths, those of
-    every MoE, in order.
+    every MoE, in order. `counted`: the length of a third result, choices of the micro-batches so far, or 0
+    where nothing asks for them.
     """
 
     graph: fx.Graph
@@ -51,11 +57,17 @@ class MicroBatch:
     documents: bool = False
     backward: bool = True
     numerics: Numerics = FLOAT32
+    counted: int = 0
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """What it is given, before the shards."""
-        return with_documents(INPUTS, self.documents)
+        return (*with_documents(INPUTS, self.documents), *(SO_FAR if self.counted else ()))
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What it gives."""
+        return ("losses", "loads", *(("counted",) if self.counted else ()))
 
     @property
     def input_labels(self) -> tuple[str, ...]:
@@ -73,21 +85,24 @@ def build_micro_batch(
     numerics: Numerics,
     seed: int,
     *,
+    counted: dict[str, tuple[tuple[str, int], ...]] | None = None,
     documents: bool = False,
     backward: bool = True,
     gathered: Gathered = "free",
 ) -> MicroBatch:
     """Schedule one micro-batch over `chain`, a sequence of (instance, region kind).
 
-    `loads`, `means`: those of each kind. `seed`: of what is random in training. `gathered`: what becomes of
-    whole parameters between forward and backward.
+    `loads`, `means`, `counted`: those of each kind. `seed`: of what is random in training. `gathered`: what
+    becomes of whole parameters between forward and backward.
     """
-    inputs = with_documents(INPUTS, documents)
+    so_far = tuple((f"{at}.{name}", n) for at, kind in chain for name, n in (counted or {}).get(kind, ()))
+    inputs = (*with_documents(INPUTS, documents), *(SO_FAR if so_far else ()))
     scheduler = _Scheduler(chain, regions, numerics, seed, inputs, backward, backward and gathered == "keep")
+    scheduler.slice_earlier(so_far)
     scheduler.forward()
     if backward:
         scheduler.backward()
-    return scheduler.finish(loads, means)
+    return scheduler.finish(loads, means, so_far)
 
 
 class _Scheduler:
@@ -114,6 +129,15 @@ class _Scheduler:
         self.inputs_of: dict[str, dict[str, fx.Node]] = {}
         self.saved_of: dict[str, list[fx.Node]] = {}
         self.published: dict[str, fx.Node] = {}
+        self.earlier: dict[str, fx.Node] = {}  # `<instance>.<input of its region>`
+
+    def slice_earlier(self, so_far: tuple[tuple[str, int], ...]) -> None:
+        """What each MoE has counted in the micro-batches before."""
+        start = 0
+        for name, experts in so_far:
+            earlier = name.removesuffix(COUNTED) + EARLIER
+            self.earlier[earlier] = self.nodes.view(earlier, self.values["earlier"], start, (experts,))
+            start += experts
 
     def forward(self) -> None:
         for instance, kind in self.chain:
@@ -124,7 +148,9 @@ class _Scheduler:
                 self.values["noise"] = self._noise(instance)
             if "shuffle" in region.inputs:
                 self.values["shuffle"] = self._noise(f"{instance}.shuffle")
-            self.inputs_of[instance] = {name: self.values[name] for name in region.inputs}
+            self.inputs_of[instance] = {
+                name: self.earlier.get(f"{instance}.{name}") or self.values[name] for name in region.inputs
+            }
             arguments = [*buffers, *self.inputs_of[instance].values()]
             saved = region.saved if self.trains else ()
             names = [*region.outputs, *(f"saved.{name}" for name in saved)]
@@ -157,7 +183,10 @@ class _Scheduler:
             grads = dict(zip(region.input_grads, results[len(trained) :], strict=True))
 
     def finish(
-        self, loads: dict[str, tuple[tuple[str, int], ...]], means: dict[str, tuple[str, ...]]
+        self,
+        loads: dict[str, tuple[tuple[str, int], ...]],
+        means: dict[str, tuple[str, ...]],
+        so_far: tuple[tuple[str, int], ...],
     ) -> MicroBatch:
         losses = {
             name: self.values[name] for name in self.regions[self.chain[-1][1]].outputs if name != "objective"
@@ -167,13 +196,13 @@ class _Scheduler:
         named = tuple(
             (f"{at}.{name}", experts) for at, kind in self.chain for name, experts in loads.get(kind, ())
         )
-        results = (
+        results = [
             self.nodes.call(torch.ops.aten.stack.default, list(losses.values())),
-            self.nodes.call(torch.ops.aten.cat.default, [self.published[name] for name, _ in named])
-            if named
-            else self.nodes.call(torch.ops.aten.zeros.default, [0], dtype=torch.int64),
-        )
-        self.nodes.graph.output(results)
+            self._joined(named) or self.nodes.call(torch.ops.aten.zeros.default, [0], dtype=torch.int64),
+        ]
+        if counted := self._joined(so_far):
+            results.append(counted)
+        self.nodes.graph.output(tuple(results))
         return MicroBatch(
             self.nodes.graph,
             self.buffers,
@@ -183,7 +212,14 @@ class _Scheduler:
             documents="documents" in self.values,
             backward=self.trains,
             numerics=self.numerics,
+            counted=sum(experts for _, experts in so_far),
         )
+
+    def _joined(self, named: tuple[tuple[str, int], ...]) -> fx.Node | None:
+        """What regions publish under these names, one behind the other."""
+        if not named:
+            return None
+        return self.nodes.call(torch.ops.aten.cat.default, [self.published[name] for name, _ in named])
 
     def _noise(self, name: str) -> fx.Node:
         """The key of a layer's random numbers: layers of one kind share their programs, but not these."""

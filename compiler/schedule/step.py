@@ -114,6 +114,21 @@ def build_evaluation(micro_batch: MicroBatch, micro_batches: int, mesh: Mesh, tr
     return Evaluation(scheduler.nodes.graph, micro_batch.buffers, micro_batch.documents)
 
 
+class _SoFar:
+    """What one micro-batch tells the next, where a loss is of the whole batch."""
+
+    def __init__(self, nodes: Nodes, counted: int) -> None:
+        self.nodes = nodes
+        self.tokens: fx.Node | None = None
+        self.counted = nodes.call(_aten.zeros.default, [counted], dtype=torch.int64)
+
+    def inputs(self, micro_tokens: fx.Node) -> list[fx.Node]:
+        """`SO_FAR` of the next micro-batch, of that many real tokens."""
+        seen = self.tokens
+        self.tokens = micro_tokens if seen is None else self.nodes.call(_aten.add.Tensor, seen, micro_tokens)
+        return [self.tokens, self.counted]
+
+
 class _Scheduler:
     def __init__(
         self, micro_batch: MicroBatch, mesh: Mesh, inputs: tuple[str, ...], parts: tuple[str, ...]
@@ -140,6 +155,7 @@ class _Scheduler:
         loss_tokens, batch_tokens = (nodes.call(machine_ops.select, counts, i) for i in range(2))
         losses: fx.Node | None = None
         loads: fx.Node | None = None
+        so_far = _SoFar(nodes, self.micro_batch.counted) if self.micro_batch.counted else None
         for index in range(count):
             inputs = [
                 *(
@@ -152,12 +168,16 @@ class _Scheduler:
             ]
             if self.micro_batch.documents:
                 inputs.append(nodes.call(machine_ops.select, self.batch["documents"], index))
+            if so_far is not None:
+                inputs += so_far.inputs(nodes.call(machine_ops.select, counts, 2 + index))
             shards = [*parameters, *self.state.get("gradient", {}).values()]
-            here = nodes.run(program, [*inputs, *shards], ["losses", "loads"])
+            here = nodes.run(program, [*inputs, *shards], self.micro_batch.results)
             losses, loads = (
                 now if before is None else nodes.call(_aten.add.Tensor, before, now)
-                for before, now in zip((losses, loads), here, strict=True)
+                for before, now in zip((losses, loads), here, strict=False)
             )
+            if so_far is not None:
+                so_far.counted = here[2]
         assert losses is not None
         assert loads is not None
         return self._sum("all_losses", losses, "data"), self._sum("all_loads", loads, "data"), counts

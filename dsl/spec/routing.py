@@ -195,12 +195,14 @@ class AuxLoss:
     global micro-batch. `per = "model"` pools the tokens of all MoE layers first, as transformers does; `per =
     "layer"` takes the loss of every layer and adds them, as the paper does. `choices = "softmax"` counts the
     k
-    largest logits instead of the experts that the router chose, as transformers does for every router.
+    largest logits instead of the experts that the router chose, as transformers does for every router. `over
+    = "batch"` takes f_e over the micro-batches of the batch so far (Qiu et al., 2025).
     """
 
     coefficient: float
     per: Literal["model", "layer"] = "model"
     choices: Literal["router", "softmax"] = "router"
+    over: Literal["micro_batch", "batch"] = "micro_batch"
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
 

@@ -208,11 +208,18 @@ BALANCE = (
                 meaning="softmax: f counts the k largest logits whatever the router chose, as transformers "
                 "does",
             ),
+            Param(
+                "over",
+                "micro_batch or batch",
+                "micro_batch",
+                meaning="batch: f is over the micro-batches of the batch so far. Qiu et al., 2025",
+            ),
         ),
         positional=True,
         meaning="experts * sum over e of f_e * p_e, f_e the choices of e per token, p_e the mean of "
         "softmax(logits)_e, both over the tokens of a global micro-batch. Fedus et al., 2021, eq. 4.",
-        users="mixtral and 29 more; choices: softmax: minimax_m2, ernie4_5_moe, phimoe",
+        users="mixtral and 29 more; choices: softmax: minimax_m2, ernie4_5_moe, phimoe; over: batch: the "
+        "global loss of Megatron-Core",
     ),
     Construct(
         "sequence_aux_loss",

@@ -271,7 +271,7 @@ def _(stage: m.Capacity) -> s.Expr:
 def _term(term: m.BalanceTerm) -> s.Expr:
     match term:
         case m.AuxLoss():
-            return call("aux_loss", term.coefficient, per=term.per, choices=term.choices)
+            return call("aux_loss", term.coefficient, per=term.per, choices=term.choices, over=term.over)
         case m.SequenceAuxLoss():
             return call("sequence_aux_loss", term.coefficient)
         case m.ZLoss():

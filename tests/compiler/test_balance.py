@@ -59,6 +59,28 @@ class Routed:
         return reference_step(spec.model, plain, self.tokens, self.targets, micro_batches, 0)
 
 
+@pytest.mark.parametrize("per", ["model", "layer"])
+@pytest.mark.parametrize("micro_batches", [1, 3, 5])
+def test_aux_loss_over_the_batch(per: str, micro_batches: int) -> None:
+    """f counts the choices of the micro-batches so far, p is of the tokens of this one."""
+    routed = Routed(f"aux_loss(0.5, per: {per}, over: batch)", "softmax | top(2)")
+    total, size = torch.zeros((), dtype=torch.float64), -(-SEQUENCES // micro_batches) * SEQUENCE
+    tokens = SEQUENCES * SEQUENCE
+    for start in range(0, tokens, size):
+        terms = []
+        for logits in routed.logits:
+            seen = logits[: start + size]
+            chosen = seen.argsort(1, descending=True)[:, :2]
+            f = torch.stack([(chosen == e).sum().double() / len(seen) for e in range(EXPERTS)])
+            terms.append((f, seen[start:].softmax(1).sum(0) / tokens))
+        if per == "layer":
+            total = total + EXPERTS * sum((f * p).sum() for f, p in terms)
+        else:
+            f, p = (torch.stack(both).mean(0) for both in zip(*terms, strict=True))
+            total = total + EXPERTS * (f * p).sum()
+    routed.check("aux_loss", 0.5, total, micro_batches)
+
+
 @pytest.mark.parametrize("micro_batches", [1, 5])
 def test_sequence_aux_loss(micro_batches: int) -> None:
     """E / (k S) * sum f p of each sequence, by scores that sum to one, however a batch is cut."""

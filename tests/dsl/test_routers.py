@@ -70,6 +70,7 @@ STAGES: Cases = {
     ),
 }
 LOSSES: Cases = {
+    ("aux_loss", "over"): _loss("aux_loss(0.01, over: batch)", m.AuxLoss(0.01, over="batch")),
     ("aux_loss", "coefficient"): _loss("aux_loss(0.01)", m.AuxLoss(0.01)),
     ("aux_loss", "per"): _loss("aux_loss(0.01, per: layer)", m.AuxLoss(0.01, "layer")),
     ("aux_loss", "choices"): _loss("aux_loss(0.01, choices: softmax)", m.AuxLoss(0.01, "model", "softmax")),

@@ -46,6 +46,7 @@ def _term(expr: s.Expr, context: Context) -> m.BalanceTerm:
         coefficient,
         per=read.word("per", ("model", "layer"), "model"),
         choices=read.word("choices", ("router", "softmax"), "router"),
+        over=read.word("over", ("micro_batch", "batch"), "micro_batch"),
         origin=origin,
     )
 
