@@ -66,7 +66,7 @@ def _run_parameters(bundle: Path, arguments: Sequence[str]) -> dict[str, Any]:
     from moec.cli.main import app
 
     command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
-    found: dict[str, Any] = command.make_context("run", [str(bundle), *arguments]).params
+    found: dict[str, Any] = command.make_context("moec run", [str(bundle), *arguments]).params
     for name, option in (("out", "--out"), ("processes", "-n"), ("overrides", "--set")):
         if found.get(name):
             raise UserError(f"{option} after `--`: {_INSTEAD[name]}")

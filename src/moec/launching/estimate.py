@@ -62,7 +62,10 @@ def lines(allocation: Allocation, manifest: Manifest, steps: int | None, basis: 
         )
     if allocation.time_s is not None:
         jobs = -(-total_s // (allocation.time_s - allocation.lead_s))
+        one_h = f"{allocation.time_s / 3600:.4g} h"
         told.append(
-            f"  {jobs:.0f} x {allocation.time_s / 3600:.4g} h, each but the last stopped early and saved"
+            f"  {jobs:.0f} jobs of {one_h}, each but the last stopped early and saved"
+            if jobs > 1
+            else f"  it fits into one job of {one_h}"
         )
     return told
