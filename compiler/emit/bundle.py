@@ -9,6 +9,7 @@ import torch
 
 from moec import __version__
 from moec.compiler.emit.weight_map import weight_map
+from moec.compiler.flops import flops_per_token
 from moec.compiler.pipeline import Compiled
 from moec.dsl.compare import facts
 from moec.dsl.parameters import count
@@ -55,6 +56,7 @@ def manifest(compiled: Compiled) -> Manifest:
         context=model.context,
         parameters=total,
         active_parameters=active,
+        flops_per_token=flops_per_token(model, compiled.spec.train.sequence),
         init_std=model.init_std,
         dtype=_WIDE[compiled.plan.numerics.parameters],
         moments=NAMES[compiled.plan.numerics.moments],

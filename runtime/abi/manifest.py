@@ -94,6 +94,7 @@ class Manifest:
     context: int
     parameters: int
     active_parameters: int
+    flops_per_token: int  # that the model needs, forward and backward, for a token of a full sequence
     init_std: float
     dtype: Literal["float32", "float64"]  # of shards of parameters and gradients
     moments: DtypeName  # of those of the optimizer's moments
@@ -102,8 +103,8 @@ class Manifest:
     training: Training
     chain: tuple[tuple[str, str], ...]  # (instance, region kind), embedding to head
     buffers: dict[str, tuple[Buffer, ...]]  # by region kind
-    losses: tuple[str, ...]  # of the step's first result
-    loads: tuple[tuple[str, int], ...]  # of its second: (name, experts)
+    losses: tuple[str, ...]  # of the step's first result: losses, then `<moe>.entropy`
+    loads: tuple[tuple[str, int], ...]  # of its second: (name, numbers) of `<moe>.load`, `<moe>.dropped`
     options: dict[str, str]
     facts: dict[str, str]  # values of model and training by path, as `--set` has them
     files: dict[str, str]  # name -> SHA-256

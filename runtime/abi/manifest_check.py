@@ -35,7 +35,7 @@ _DEPTH = 64  # of sums, calls and collectives between a region and the end of a 
 
 def check_manifest(manifest: Manifest, where: str) -> None:
     """Raises FormatError, which names the field."""
-    for name in ("vocab", "context", "parameters", "active_parameters", "sequences"):
+    for name in ("vocab", "context", "parameters", "active_parameters", "flops_per_token", "sequences"):
         _in_range(getattr(manifest, name), 1, _MOST["count"], f"{where}.{name}")
     _in_range(manifest.init_std, 0, _MOST["rate"], f"{where}.init_std")
     _in_range(manifest.world, 1, _MOST["ranks"], f"{where}.mesh: ranks")

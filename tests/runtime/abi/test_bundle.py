@@ -217,7 +217,7 @@ NUMBERS: list[tuple[Callable[[Any], None], str]] = [
     (expert_slot(local=1), r"slots\[0\]\.local: a rank has 2"),
     (expert_slot(experts=0), r"slots\[0\]\.experts: 0 is not in"),
     (expert_slot(path="e.{:>999999999}.w"), r"slots\[0\]\.path: a name with `\{\}` 1 times"),
-    (lambda m: m["losses"].pop(), r"manifest\.json\.losses: 1 numbers, and step gives 2"),
+    (lambda m: m["losses"].pop(), r"manifest\.json\.losses: 3 numbers, and step gives 4"),
     (lambda m: m["losses"].remove("loss"), r"\.losses: there is no loss"),
     (lambda m: m["loads"].pop(), r"manifest\.json\.loads: 4 numbers, and step gives 8"),
     (lambda m: m["loads"].append(m["loads"][0]), r"\.loads: a name stands twice"),
@@ -226,7 +226,7 @@ NUMBERS: list[tuple[Callable[[Any], None], str]] = [
 ]
 LEGIBLE: list[tuple[Callable[[Any], None], str]] = [
     (lambda m: m.update(model="\x1b[2J"), r"\.model: '\\x1b\[2J' is no printable text"),
-    (lambda m: m["losses"].append("\r"), r"\.losses\[2\]: '\\r' is no printable text"),
+    (lambda m: m["losses"].append("\r"), r"\.losses\[4\]: '\\r' is no printable text"),
     (lambda m: m["options"].update({"\x9b": ""}), r"\.options: '\\x9b' is no printable text"),
 ]
 
