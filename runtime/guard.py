@@ -32,7 +32,8 @@ def run_rank(main: Callable[[], int]) -> int:
 
     If `main` raises, the error is printed once for the job, naming the rank (and operation and `.moe` line,
     if it carries them), and the job is ended with the error's exit code. A code other than 0 that `main`
-    returns, or gives to `sys.exit`, ends the job too, unless all ranks return with one.
+    returns, or gives to `sys.exit`, ends the job too, unless all ranks return with one. So does
+    `sys.exit(0)`.
     """
     try:
         failure = _Failure(main(), "")
@@ -55,7 +56,9 @@ def exit_code_of(error: BaseException) -> int:
 
 def describe(error: BaseException) -> str:
     """The message with operation and origin, or the whole traceback of what should never have been raised."""
-    if exit_code_of(error) == ExitCode.INTERNAL:
+    if isinstance(error, SystemExit):
+        message = f"left with exit code {error.code or 0} before its work was done"
+    elif exit_code_of(error) == ExitCode.INTERNAL:
         message = "".join(traceback.format_exception(error)).rstrip()
     else:
         message = message_of(error)
@@ -79,8 +82,10 @@ class _Failure:
 
 
 def _requested(request: SystemExit) -> _Failure:
-    if request.code is None or isinstance(request.code, int):
-        return _Failure(request.code or 0, "")
+    if request.code in (None, 0):  # others wait for this rank, and it must not look like success
+        return _Failure(ExitCode.INTERNAL, describe(request))
+    if isinstance(request.code, int):
+        return _Failure(request.code, "")
     return _Failure(ExitCode.USER, str(request.code))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from moec.runtime.errors import EnvironmentMismatch, ExitCode
+from moec.runtime.watchdog.launcher import VARIABLE, signature
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -75,21 +76,26 @@ def command(n: int, argv: Sequence[str], python: str = sys.executable) -> tuple[
     return [mpirun.path, "-n", str(n), *options, *argv], settings | environment
 
 
-def start(n: int, argv: Sequence[str]) -> int:
+def start(n: int, argv: Sequence[str], *, saves: bool = False) -> int:
     """Run `n` ranks of `argv`, pass on the signals that this process gets, and return mpirun's exit code.
+
+    Of ranks that save and stop at SIGUSR1 (`saves`), the first SIGTERM is made one: mpirun itself would leave
+    them half a second. They end if this process is gone.
 
     A job that a signal ended counts as 128 plus its number, as in a shell, whether the launcher dies of it or
     makes another code of it; ranks that saved first keep their own code, 75.
     """
     line, environment = command(n, argv)
+    environment[VARIABLE] = signature(os.getpid())
     # A session of its own, so that an interrupt from the terminal comes once: a second one makes mpirun kill.
     process = subprocess.Popen(line, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
+        first = number not in received
         received.append(number)
-        process.send_signal(number)
+        process.send_signal(signal.SIGUSR1 if saves and first and number == signal.SIGTERM else number)
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
     try:

@@ -1,8 +1,9 @@
 """What a run does about losses and gradients that are not sound: stop, skip the step, or go back.
 
-Whatever is done, the step has updated nothing: the step program itself judges, by losses and norm that are the
-same on all ranks (`machine_ops.sound`), so that all ranks come to the same without a word. A spike is a loss
-above `factor` times the median of the last losses that were sound; where it is only warned of, it does update.
+Whatever is done, the step has updated nothing: the step program itself judges, by losses and norm that are
+the same on all ranks (`machine_ops.sound`), so that all ranks come to the same without a word. A spike is a
+loss above `factor` times the median of the last losses that were sound; where it is only warned of, it does
+update.
 """
 
 from __future__ import annotations

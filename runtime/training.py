@@ -89,7 +89,7 @@ class Trainer:
         return result
 
     def batch_of(self, step: int) -> int:
-        """Which batch of the run's order a step takes: its own number, but for batches that were passed over."""
+        """Which batch of the run's order a step takes: its own number, or one after batches passed over."""
         return step + self.state.passed_over
 
     def pass_over(self, batches: int) -> None:
@@ -100,10 +100,11 @@ class Trainer:
     def _run(self, batch: Batch, lr: float, update: int) -> tuple[list[float], list[int], float, int]:
         device = self.job.transport.device
         arguments = [
-            *(t.to(device) for t in (batch.tokens, batch.targets, batch.sequences, batch.first)),
+            *(tensor.to(device) for tensor in batch.tensors),
             lr,
             torch.tensor(float(update), device=device),
             self.loss_limit,
+            *batch.documents_on(device),
             *self.state.arguments(),
         ]
         with torch.no_grad():

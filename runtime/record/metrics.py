@@ -47,8 +47,8 @@ class StepMetrics:
     is the part of collectives that waits) are of rank 0. `flops_per_s` counts what the model needs, over all
     ranks, and `mfu` is its share of what the ranks could do at most.
 
-    `skipped` counts the steps so far, this one included, that updated nothing, and `rewinds` how often the run
-    went back to a checkpoint, both since it was started or resumed; None where there were none.
+    `skipped` counts the steps so far, this one included, that updated nothing, and `rewinds` how often the
+    run went back to a checkpoint, both since it was started or resumed; None where there were none.
 
     `checkpoint_stall_s`: for how long checkpoints have held up training since the step before, if they have.
     """

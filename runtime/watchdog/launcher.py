@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from .place import born
+from .processes import born
 
 VARIABLE = "MOEC_LAUNCHER"
 """`PID:TICKS` of the `moec run -n` that started mpirun on this machine."""

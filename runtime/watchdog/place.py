@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 from moec.runtime.abi.instructions import COLLECTIVE_STARTS
 from moec.runtime.abi.program import Instruction, Ref
 from moec.runtime.executor import Executor
+
+from .processes import born, this_host
 
 
 @dataclass(frozen=True)
@@ -83,24 +82,6 @@ def _started(executor: Executor, program: str, wait: Instruction) -> Instruction
     return next(found, None)
 
 
-def born(pid: int) -> int:
-    """When a process of this machine was started, in ticks; 0 where there is none, or only its remains."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
-
-
 def is_gone(place: Place) -> bool:
     """Whether the rank's process has ended, as far as this machine can see: False for other machines'."""
     return place.host == this_host() and born(place.pid) != place.born
-
-
-def this_host() -> str:
-    """The name of this machine, as far as it tells machines of a job apart; containers count as machines."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return f"{socket.gethostname()} {namespace}".strip()

@@ -29,7 +29,8 @@ from .beats import beats
 from .board import Board
 from .launcher import Launcher
 from .limits import CHECKPOINT, SETUP, STEP, Limits
-from .place import Place, born, frames, is_gone, this_host
+from .place import Place, frames, is_gone
+from .processes import born, this_host
 from .report import gone, stalled
 from .signals import Signals
 
