@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 from moec.runtime.errors import ExitCode
+from moec.runtime.guard import describe, exit_code_of
 from moec.runtime.record.metrics import MetricsWriter, StepMetrics
 from moec.runtime.record.progress import open_progress
 from moec.runtime.record.status import StatusFile
+from moec.runtime.trackers.bank import Trackers
 
 METRICS = "metrics.jsonl"
 STATUS = "run_status.json"
@@ -31,6 +33,14 @@ class Recorder(Protocol):
 
     def rewound(self, step: int) -> None:
         """Step `step` comes next, again: what there is of it and later ones is of no use."""
+        ...
+
+    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
+        """After `step` steps, held-out data gave these numbers, such as `held_out/loss`: for trackers."""
+        ...
+
+    def event(self, kind: str, text: str) -> None:
+        """Something happened beside steps, a warning or a checkpoint: for trackers."""
         ...
 
     def complete(self, files: Mapping[str, Path]) -> None:
@@ -57,6 +67,12 @@ class NoRecord:
     def rewound(self, step: int) -> None:
         """Nothing is kept."""
 
+    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Nothing is kept."""
+
+    def event(self, kind: str, text: str) -> None:
+        """Nothing is kept."""
+
     def complete(self, files: Mapping[str, Path]) -> None:
         """Nothing is kept."""
 
@@ -65,7 +81,7 @@ class NoRecord:
 
 
 class RunRecord:
-    """Metrics and status in `out`, and progress on standard output. Raises as they do.
+    """Metrics and status in `out`, progress on standard output, and trackers. Raises as the first three do.
 
     `done` steps were done before, by runs that this one goes on from: what the metrics have of them stays.
     """
@@ -79,6 +95,7 @@ class RunRecord:
         bundle: str,
         state_bytes: Mapping[str, int],
         done: int = 0,
+        trackers: Trackers | None = None,
     ) -> None:
         self.out, self.state_bytes = out, state_bytes
         self.status = StatusFile(
@@ -87,6 +104,7 @@ class RunRecord:
         self.metrics = MetricsWriter(out / METRICS, done)
         self._metrics_closed = False
         self.progress = open_progress(steps)
+        self.trackers = trackers or Trackers()
 
     def __enter__(self) -> RunRecord:
         return self
@@ -95,15 +113,27 @@ class RunRecord:
         self.progress.__exit__(None, None, None)
         if not self._metrics_closed:
             self.metrics.close()
+        if isinstance(error[1], BaseException):
+            self.trackers.finish("failed", exit_code_of(error[1]), describe(error[1]))
 
     def step(self, metrics: StepMetrics) -> None:
         """A step is done."""
         self.metrics.write(metrics)
         self.status.advance(metrics.step + 1, metrics.loss)
         self.progress.update(metrics)
+        self.trackers.step(metrics)
+
+    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Held-out data gave these numbers."""
+        self.trackers.validation(step, numbers)
+
+    def event(self, kind: str, text: str) -> None:
+        """Something happened beside steps."""
+        self.trackers.event(kind, text)
 
     def rewound(self, step: int) -> None:
         """Step `step` comes next, again."""
+        self.trackers.rewound(step)
         self.metrics.close()
         self.metrics = MetricsWriter(self.out / METRICS, step)
 
@@ -111,6 +141,7 @@ class RunRecord:
         """The run has ended early, as it was wished, and its state is saved."""
         self._close_metrics()
         self.status.end(ExitCode.STOPPED_EARLY, reason)
+        self.trackers.finish("stopped", ExitCode.STOPPED_EARLY, reason)
         self.progress.finish(
             {"checkpoints": self.out / CHECKPOINTS, "metrics": self.out / METRICS}, self.state_bytes
         )
@@ -123,4 +154,5 @@ class RunRecord:
         """The run is complete: its verdict comes when all else is on disk."""
         self._close_metrics()
         self.status.end()
+        self.trackers.finish("complete", ExitCode.DONE, "")
         self.progress.finish({**files, "metrics": self.out / METRICS}, self.state_bytes)
