@@ -3,8 +3,9 @@
 Moments in bfloat16 have 8 significant bits. Rounded to the nearest, a moment that changes by less than half a
 unit in the last place would never change: with beta2 = 0.999 the second moment, once large, would stay so for
 ever. So they are rounded up or down at random, the nearer one the more often: right on average, however small
-the change. The random number is a hash of the bits of the number that is rounded and of the update's count,
-so it is the same at every layout, needs no state, and comes out again when a run is resumed.
+the change. The random number is a hash of the bits of the number that is rounded, of those of its parameter,
+and of the update's count: it is the same at every layout, needs no state, and comes out again when a run is
+resumed.
 """
 
 from __future__ import annotations
@@ -60,16 +61,17 @@ class AdamW:
             here = slice(begin, begin + BLOCK)
             moments = exp_avg[here].float(), exp_avg_sq[here].float()
             self.update(parameter[here], gradient[here], *moments, step)
-            exp_avg[here] = rounded(moments[0], step)
-            exp_avg_sq[here] = rounded(moments[1], step)
+            for stored, moment in zip((exp_avg, exp_avg_sq), moments, strict=True):
+                stored[here] = rounded(moment, parameter[here], step)
 
 
-def rounded(x: Tensor, step: Tensor) -> Tensor:
-    """float32 -> bfloat16, up or down so that it is right on average over `step` ().
+def rounded(x: Tensor, parameter: Tensor, step: Tensor) -> Tensor:
+    """float32 (numel,) -> bfloat16, up or down so that it is right on average over `parameter` and `step`.
 
     What lies p of the way from one number of bfloat16 to the next becomes the next with probability p.
     """
     bits = x.view(torch.int32)
-    drawn = mix(bits.to(torch.int64) + (step.to(torch.int64) << 32)) & ((1 << _LOW_BITS) - 1)
+    words = bits.to(torch.int64) + (parameter.view(torch.int32).to(torch.int64) << 32)
+    drawn = mix(words + mix(step.to(torch.int64))) & ((1 << _LOW_BITS) - 1)
     up = (bits + drawn.to(torch.int32)) & -(1 << _LOW_BITS)
     return torch.where(x.isfinite(), up.view(torch.float32), x).to(torch.bfloat16)
