@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moec.runtime.abi.bundle import Manifest, read_manifest
@@ -18,27 +18,29 @@ from moec.runtime.checkpoint.saver import Checkpointer
 from moec.runtime.checkpoint.start import wants_resume
 from moec.runtime.data.files import written_whole
 from moec.runtime.data.loader import Loader
-from moec.runtime.data.source import check_exists, open_stream
-from moec.runtime.data.stream import TokenStream, fingerprint
-from moec.runtime.data.tokenizer import open_tokenizer
-from moec.runtime.errors import ExitCode, UserError
+from moec.runtime.data.source import check_data
+from moec.runtime.errors import ExitCode
+from moec.runtime.fault_kinds import Faults, injected
+from moec.runtime.feeding import DataOptions, make_loader, open_data
 from moec.runtime.guard import describe, exit_code_of
-from moec.runtime.job import Job, agree, default_transport, open_job
+from moec.runtime.initialise import InitFrom, initialise
+from moec.runtime.job import Job, default_transport, open_job
+from moec.runtime.launch import discover
 from moec.runtime.loop import Companion, Wish, train
+from moec.runtime.nonfinite import trace
+from moec.runtime.numerics import Numerics
 from moec.runtime.record.earlier import set_aside
 from moec.runtime.record.metrics import StepMetrics
 from moec.runtime.record.recorder import CHECKPOINTS, MODEL, STATUS, WEIGHTS, NoRecord, Recorder, RunRecord
 from moec.runtime.record.status import StatusFile, mark_failed
 from moec.runtime.schedule import steps_to_do
-from moec.runtime.state import TrainState, make_state, parameter_prefix
-from moec.runtime.training import StepResult, Trainer, check_finite
+from moec.runtime.state import TrainState, make_state
+from moec.runtime.training import StepResult, Trainer
 from moec.runtime.transport.api import Transport
 from moec.runtime.transport.factory import make_transport
-from moec.runtime.weights.huggingface import HuggingFaceReader
-from moec.runtime.weights.load import load_shards
-from moec.runtime.weights.reader import WeightsReader
+from moec.runtime.watchdog.limits import Limits
+from moec.runtime.watchdog.session import Watch, say
 from moec.runtime.weights.save import save_weights
-from moec.runtime.weights.stored import StoredTensors
 
 
 @dataclass(frozen=True)
@@ -51,43 +53,53 @@ class RunOptions:
     """
 
     bundle: Path
-    data: str
+    data: tuple[str, ...]
     out: Path
     steps: int | None = None
     init: str | None = None
     tokenizer: str | None = None
     transport: str | None = None
     end_of_document: str | None = None
-    timeout_s: float = 600.0
+    limits: Limits = field(default_factory=Limits)
+    inject_faults: bool = False
     resume: bool = False
     strict_resume: bool = False
+    init_from: InitFrom = "all"
+    validation: tuple[str, ...] = ()
 
 
 def run_training(options: RunOptions) -> int:
     """Train, as one rank of the job that this process belongs to. What it raises has an exit code."""
-    transport = make_transport(options.transport or default_transport(), timeout_s=options.timeout_s)
+    faults = injected(options.inject_faults, discover().rank)
+    timeout_s = 2 * options.limits.longest_s + 60  # the watchdog comes first
+    transport = make_transport(options.transport or default_transport(), timeout_s=timeout_s)
     _check_paths(options)
     root = options.out / CHECKPOINTS
     resume = wants_resume(root, transport, resume=options.resume)
     init = options.init if resume else _make_room(options, transport)
-    with _Verdict(options.out / STATUS, resume) as verdict:
+    status = options.out / STATUS
+    with _Verdict(status, resume) as verdict, Watch(transport, options.out, status, options.limits) as watch:
         job = open_job(options.bundle, transport)
+        watch.watch(job.executor)
         manifest = job.bundle.manifest
-        stream, data = _stream(options, job)
-        with _loader(stream, manifest, transport.rank) as loader:
+        data = open_data(DataOptions(options.data, options.tokenizer, options.end_of_document), job)
+        with make_loader(data, manifest, transport.rank, epochs=manifest.training.epochs) as loader:
             total = _total_steps(manifest, loader)
             steps = steps_to_do(options.steps, total)
             state = make_state(manifest, transport.rank, transport.device)
-            described = Described(manifest, job.bundle.source, job.bundle.digest, total, data)
+            described = Described(manifest, job.bundle.source, job.bundle.digest, total, data.identity)
             saver = Checkpointer(described, state, transport, root)
             if resume:
                 saver.resume(strict=options.strict_resume)
             else:
-                _initialise(state, job, init)
+                initialise(state, job, init, options.init_from)
             verdict.trainer = trainer = Trainer(job, state, loader, total)
             with _recorder(job, state, options.out, steps, saver.done) as recorder:
                 verdict.is_of_earlier = False
-                wish = _train(trainer, steps, recorder, saver)
+                watch.join()
+                companions = _companions(trainer, saver, recorder, watch, faults)
+                wish = _train(trainer, steps, recorder, saver, companions)
+                watch.saving()
                 code = _finish(job, state, recorder, options.out, wish)
     transport.close()
     return code
@@ -107,7 +119,7 @@ def _finish(job: Job, state: TrainState, recorder: Recorder, out: Path, wish: Wi
 def _check_paths(options: RunOptions) -> None:
     """A bundle or data that are not there are a slip in the command, and no run: nothing is touched."""
     read_manifest(options.bundle)
-    check_exists(options.data)
+    check_data(options.data, options.validation)
 
 
 def _make_room(options: RunOptions, transport: Transport) -> str | None:
@@ -165,73 +177,11 @@ class _Verdict:
         mark_failed(self._status, code, describe(error), done, loss, replaces=replaces)
 
 
-def _stream(options: RunOptions, job: Job) -> tuple[TokenStream, str]:
-    """The data, found to be the same on all ranks, and its fingerprint."""
-    tokenizer = open_tokenizer(options.tokenizer, options.end_of_document)
-    stream = open_stream(options.data, tokenizer, job.bundle.manifest.vocab)
-    found = fingerprint(stream)
-    agree({"data": found}, job.transport)
-    return stream, found
-
-
-def _loader(stream: TokenStream, manifest: Manifest, rank: int) -> Loader:
-    training = manifest.training
-    return Loader(
-        stream,
-        sequence=training.sequence,
-        batch_sequences=training.batch_sequences,
-        micro_batches=training.micro_batches,
-        data_ranks=manifest.world,
-        data_rank=rank,
-        seed=training.seed,
-        epochs=training.epochs,
-    )
-
-
 def _total_steps(manifest: Manifest, loader: Loader) -> int:
     """The steps of the whole run, which the schedule spans: given, or those of the epochs of this data."""
     steps = manifest.training.steps if manifest.training.steps is not None else loader.steps
     assert steps is not None
     return steps
-
-
-def _initialise(state: TrainState, job: Job, init: str | None) -> None:
-    """Draw the parameters, or read them: all ranks the same, of which each has verified its share."""
-    manifest = job.bundle.manifest
-    if init is None:
-        agree({"init": "none"}, job.transport)
-        state.draw(manifest.training.seed, manifest.init_std)
-        return
-    reader = _open_weights(init, job)
-    reader.check_against(parameter_shapes(manifest), state.dtype)
-    reader.verify_share(job.transport.rank, job.transport.world)
-    agree({"init": reader.fingerprint()}, job.transport)
-    for name, shard in state.parameters.items():
-        load_shards(reader, state.pieces(name), shard)
-
-
-def _open_weights(init: str, job: Job) -> StoredTensors:
-    if not init.startswith("hf:"):
-        folder = Path(init)
-        if (folder / "config.json").is_file():
-            raise UserError(f"--init {init} is a published checkpoint: name it hf:{init}")
-        return WeightsReader(folder / WEIGHTS if (folder / WEIGHTS).is_dir() else folder)
-    names = job.bundle.checkpoint
-    if names.is_empty:
-        raise UserError(
-            f"--init {init}: the model has no `checkpoint huggingface` block that names the tensors"
-        )
-    return HuggingFaceReader(Path(init.removeprefix("hf:")), names, parameter_shapes(job.bundle.manifest))
-
-
-def parameter_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """Every parameter of the model by its full name."""
-    return {
-        name: slot.shape
-        for state, buffer in manifest.states().items()
-        for slot in buffer.slots
-        for name in slot.names(parameter_prefix(state))
-    }
 
 
 def _recorder(job: Job, state: TrainState, out: Path, steps: int, done: int | None) -> Recorder:
@@ -263,11 +213,18 @@ def _held_bytes(state: TrainState) -> dict[str, int]:
     return {"parameters": parameters, "gradients": gradients, "optimizer": sum(moments)}
 
 
-def _train(trainer: Trainer, steps: int, recorder: Recorder, saver: Checkpointer) -> Wish | None:
-    companions = _companions(saver)
-
+def _train(
+    trainer: Trainer, steps: int, recorder: Recorder, saver: Checkpointer, companions: tuple[Companion, ...]
+) -> Wish | None:
     def record(result: StepResult) -> None:
-        recorder.step(replace(_metrics(result), checkpoint_stall_s=saver.take_stall_s()))
+        recorder.step(
+            replace(
+                _metrics(result),
+                checkpoint_stall_s=saver.take_stall_s(),
+                skipped=trainer.skipped or None,
+                rewinds=trainer.rewinds or None,
+            )
+        )
 
     try:
         return train(trainer, range(saver.done or 0, steps), companions, record)
@@ -276,20 +233,25 @@ def _train(trainer: Trainer, steps: int, recorder: Recorder, saver: Checkpointer
             companion.close()
 
 
-def _companions(saver: Checkpointer) -> tuple[Companion, ...]:
+def _companions(
+    trainer: Trainer, saver: Checkpointer, recorder: Recorder, watch: Watch, faults: Faults | None
+) -> tuple[Companion, ...]:
     """What goes along with the run, in the order in which it is told of a step.
 
     Who looks whether a state is sound comes before who saves it.
     """
-    return (Finite(), saver)
-
-
-class Finite(Companion):
-    """Ends the run at numbers that are none."""
-
-    def after_step(self, result: StepResult) -> None:
-        """See `check_finite`."""
-        check_finite(result)
+    job, state = trainer.job, trainer.state
+    numerics = Numerics(
+        trainer,
+        job.bundle.manifest.training,
+        rewind=saver.rewind,
+        rewound=recorder.rewound,
+        trace=lambda: trace(state, job.bundle, job.transport),
+        say=say if job.transport.rank == 0 else lambda text: None,
+    )
+    if faults is not None:
+        faults.reach(job.executor, state)
+    return (*watch.companions(job.executor), *([faults] if faults else []), numerics, saver)
 
 
 def _metrics(result: StepResult) -> StepMetrics:

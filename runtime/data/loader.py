@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,11 +12,7 @@ import numpy as np
 import torch
 
 from moec.runtime.data.layout import Steps, assign, capacity
-from moec.runtime.data.order import sample_indices
-from moec.runtime.data.stream import Ids, TokenStream
-from moec.runtime.errors import UserError
-
-NO_LOSS = -100  # the target of a position that bears no loss
+from moec.runtime.data.samples import NO_LOSS, Rows, Samples, Source
 
 
 @dataclass(frozen=True)
@@ -29,52 +26,30 @@ class Batch:
     targets: torch.Tensor  # int64 (M, c, S): the token that follows
     sequences: torch.Tensor  # int64 (M,): real sequences of each micro-batch
     first: torch.Tensor  # int64 (M,): the position in the run of the first of them
+    documents: torch.Tensor | None = None  # int64 (M, c, S): where in its sequence a token's document starts
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What a step takes first."""
+        return self.tokens, self.targets, self.sequences, self.first
 
-class Samples:
-    """A token stream cut into sequences of S tokens.
-
-    Sample i holds tokens i * S .. i * S + S, of which the last is a target only. Samples share no input
-    token, and targets reach across the ends of documents.
-
-    Raises:
-        UserError: the stream has fewer than `sequence` + 1 tokens.
-    """
-
-    def __init__(self, stream: TokenStream, sequence: int) -> None:
-        self.stream = stream
-        self.sequence = sequence
-        self.count = (len(stream) - 1) // sequence
-        if self.count < 1:
-            raise UserError(
-                f"{stream.name} has {len(stream)} tokens; "
-                f"one sequence of {sequence} needs {sequence + 1}, since every token predicts the next"
-            )
-
-    def read(self, index: int) -> tuple[Ids, Ids]:
-        """Tokens and targets of a sample, int64 (sequence,) each."""
-        tokens = self.stream.read(index * self.sequence, self.sequence + 1)
-        return tokens[:-1], tokens[1:]
-
-    def read_positions(self, positions: range, seed: int, tokens: Ids, targets: Ids) -> None:
-        """Fill the first rows of `tokens` and `targets` (n, S) with the samples at `positions` of a run."""
-        indices = sample_indices(np.arange(positions.start, positions.stop), self.count, seed)
-        for row, index in enumerate(indices.tolist()):
-            tokens[row], targets[row] = self.read(index)
+    def documents_on(self, device: torch.device) -> list[torch.Tensor]:
+        """The documents, if there are."""
+        return [] if self.documents is None else [self.documents.to(device)]
 
 
 class Loader:
     """The batches of data rank `data_rank` of `data_ranks`; which sample comes when depends on `seed` alone.
 
-    The batch of the next step is prepared by a background thread while the caller works on this one.
+    With `separate_documents`, batches say where documents start, and no target reaches into another. The batch of the next step is prepared by a background thread while the caller works on this one.
 
     Raises:
-        UserError: the stream has fewer tokens than one sequence needs.
+        UserError: a source has fewer tokens than one sequence needs.
     """
 
     def __init__(
         self,
-        stream: TokenStream,
+        sources: Sequence[Source],
         *,
         sequence: int,
         batch_sequences: int,
@@ -83,12 +58,13 @@ class Loader:
         data_rank: int = 0,
         seed: int = 0,
         epochs: int | None = None,
+        separate_documents: bool = False,
     ) -> None:
         if not 0 <= data_rank < data_ranks:
             raise ValueError(f"data rank {data_rank} of {data_ranks}")
-        self.samples = Samples(stream, sequence)
+        self.samples = Samples(sources, sequence, seed)
         self._steps = Steps(self.samples.count, batch_sequences, epochs)
-        self._seed = seed
+        self._separate = separate_documents
         self._micro_batches, self._data_ranks, self._data_rank = micro_batches, data_ranks, data_rank
         self.capacity = capacity(batch_sequences, micro_batches, data_ranks)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="moec-loader")
@@ -128,10 +104,13 @@ class Loader:
         positions = self._steps.span(step)
         shape = (self._micro_batches, self.capacity, self.samples.sequence)
         tokens, targets = np.zeros(shape, np.int64), np.full(shape, NO_LOSS, np.int64)
+        documents = np.zeros(shape, np.int64) if self._separate else None
         mine = assign(len(positions), self._micro_batches, self._data_ranks, self.capacity, self._data_rank)
         for micro, rows in enumerate(mine):
             chosen = positions[rows.start : rows.stop]
-            self.samples.read_positions(chosen, self._seed, tokens[micro], targets[micro])
+            of_micro = None if documents is None else documents[micro]
+            self.samples.read(chosen, Rows(tokens[micro], targets[micro], of_micro))
         sequences = torch.tensor([len(rows) for rows in mine], dtype=torch.int64)
         first = torch.tensor([positions.start + rows.start for rows in mine], dtype=torch.int64)
-        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), sequences, first)
+        starts = None if documents is None else torch.from_numpy(documents)
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), sequences, first, starts)

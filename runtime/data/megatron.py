@@ -19,6 +19,8 @@ itself.
 from __future__ import annotations
 
 import struct
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,8 @@ class _Header:
 class MegatronStream:
     """All sequences of an indexed dataset, in the order of its index, read from disk as they are asked for.
 
-    Ends of documents are what the dataset has (`--append-eod`); none are added.
+    Tokens that end documents are what the dataset has (`--append-eod`); none are added. Where documents start
+    is what the index says.
 
     Raises:
         UserError: a file is missing, or the index is not one of integers of this format.
@@ -82,6 +85,7 @@ class MegatronStream:
             raise IntegrityError(
                 f"{self._bin.path} has {self._bin.size_bytes} bytes, but {index.path} describes {size_bytes}"
             )
+        self._index, self._header = index, header
         self._dtype, self._vocab = header.dtype, vocab
         self._tokens = size_bytes // header.dtype.itemsize
 
@@ -96,6 +100,30 @@ class MegatronStream:
         check_ids(tokens, self._vocab, self.name, start)
         return tokens.astype(np.int64)
 
+    def documents(self, start: int, count: int) -> Ids:
+        """See `TokenStream.documents`. The index is searched on disk: it may be larger than memory."""
+        check_slice(self, start, count)
+        bounds = range(self._header.bounds - 1)  # the last is no document's, but the end
+        first, last = (bisect_right(bounds, p, key=self._document) for p in (start, start + count - 1))
+        if first >= last:
+            return np.empty(0, np.int64)
+        sequences = self._read(self._header.bounds_at, first, last - first)
+        low, high = int(sequences[0]), int(sequences[-1])
+        pointers = self._read(self._header.pointers_at, low, high - low + 1)
+        return np.unique(pointers[sequences - low]) // self._dtype.itemsize
+
+    def _document(self, number: int) -> int:
+        """The token that a document starts with."""
+        sequence = int(self._read(self._header.bounds_at, number, 1)[0])
+        if sequence == self._header.sequences:  # it is empty, and the last
+            return self._tokens
+        return int(self._read(self._header.pointers_at, sequence, 1)[0]) // self._dtype.itemsize
+
+    def _read(self, array_at: int, first: int, count: int) -> NDArray[np.int64]:
+        """Entries of an array of int64 in the index."""
+        content = self._index.read(array_at + first * _OFFSET.itemsize, count * _OFFSET.itemsize)
+        return np.frombuffer(content, _OFFSET).astype(np.int64)
+
 
 def write_megatron(prefix: Path, documents: Iterable[NDArray[np.integer]], vocab: int) -> int:
     """Write `prefix`.bin and `prefix`.idx, a sequence for each document; returns the tokens written.
@@ -107,7 +135,7 @@ def write_megatron(prefix: Path, documents: Iterable[NDArray[np.integer]], vocab
         InputOutputError: writing failed.
     """
     dtype = np.dtype("<u2" if vocab < _UINT16_VOCAB else "<i4")
-    lengths: list[int] = []
+    lengths = array("i")
     with written_whole(_path(prefix, ".idx")) as index, written_whole(_path(prefix, ".bin")) as ids:
         for document in documents:
             name = f"{prefix}: document {len(lengths)}"

@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 MAX_SAMPLES = 1 << 62
 
 
-def sample_indices(positions: NDArray[np.int64], samples: int, seed: int) -> NDArray[np.int64]:
+def sample_indices(
+    positions: NDArray[np.int64], samples: int, seed: int, source: int = 0
+) -> NDArray[np.int64]:
     """The sample at each position of the run: int64 (n,) -> int64 (n,), each in 0..samples - 1.
+
+    Of a mixture, every `source` has positions, and an order, of its own.
 
     Raises:
         ValueError: `samples` not in 1..MAX_SAMPLES, or a negative position.
@@ -31,26 +35,29 @@ def sample_indices(positions: NDArray[np.int64], samples: int, seed: int) -> NDA
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
         inside = epochs == epoch
-        indices[inside] = permute(offsets[inside], samples, seed, int(epoch))
+        indices[inside] = permute(offsets[inside], samples, seed, int(epoch), source)
     return indices
 
 
-def permute(offsets: NDArray[np.int64], samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def permute(
+    offsets: NDArray[np.int64], samples: int, seed: int, epoch: int, source: int = 0
+) -> NDArray[np.int64]:
     """The permutation of 0..samples - 1 in `epoch`, at the given offsets: int64 (n,) -> int64 (n,)."""
     half_bits = max(
         1, ((samples - 1).bit_length() + 1) // 2
     )  # samples <= 4 ** half_bits < 4 * samples, from 2 on
-    keys = _round_keys(seed, epoch)
+    keys = _round_keys(seed, epoch, source)
     values = _encipher(offsets.astype(np.uint64), half_bits, keys)
     while (outside := values >= samples).any():
         values[outside] = _encipher(values[outside], half_bits, keys)
     return values.astype(np.int64)
 
 
-@lru_cache(maxsize=8)
-def _round_keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
+@lru_cache(maxsize=64)
+def _round_keys(seed: int, epoch: int, source: int) -> tuple[np.uint64, ...]:
     """Eight independent round keys."""
-    digest = hashlib.sha512(f"moec.order.v1\n{seed}\n{epoch}".encode()).digest()
+    name = f"moec.order.v1\n{seed}\n{epoch}" + (f"\n{source}" if source else "")
+    digest = hashlib.sha512(name.encode()).digest()
     return tuple(np.frombuffer(digest, dtype="<u8").astype(np.uint64))
 
 

@@ -28,6 +28,14 @@ class TokenStream(Protocol):
         """Tokens in the whole stream."""
         ...
 
+    def documents(self, start: int, count: int) -> Ids:
+        """Where documents start among tokens start + 1..start + count - 1, in order: int64.
+
+        A document that starts at `start` is not among them: nobody asks whether the first token is the first
+        of one. Errors as of `read`.
+        """
+        ...
+
     def read(self, start: int, count: int) -> Ids:
         """Tokens start..start + count - 1, int64 (count,); safe to call from several threads.
 
@@ -41,12 +49,13 @@ class TokenStream(Protocol):
 
 
 class ArrayStream:
-    """A stream held in memory, in the smallest of three types that hold its ids."""
+    """A stream held in memory, in the smallest of three types that hold its ids; each piece is a document."""
 
     def __init__(self, name: str, pieces: Iterable[NDArray[np.integer]], vocab: int) -> None:
         self.name = name
         arrays = [_narrowed(piece) for piece in pieces]
         self._tokens = np.concatenate(arrays) if arrays else np.empty(0, np.uint16)
+        self._ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
         check_ids(self._tokens, vocab, name)
 
     def __len__(self) -> int:
@@ -57,18 +66,27 @@ class ArrayStream:
         check_slice(self, start, count)
         return self._tokens[start : start + count].astype(np.int64)
 
+    def documents(self, start: int, count: int) -> Ids:
+        """See `TokenStream.documents`."""
+        check_slice(self, start, count)
+        first, last = np.searchsorted(self._ends, (start, start + count - 1), side="right")
+        return np.unique(self._ends[first:last])
 
-def fingerprint(stream: TokenStream) -> str:
+
+def fingerprint(stream: TokenStream, documents: bool = False) -> str:
     """A digest (hex) that tells corpora apart: of the length and of `_PROBES` slices spread evenly over it.
 
     It costs the same for a corpus of any size and is the same however the tokens are stored. A change
-    between the slices of a large corpus that keeps its length goes unseen.
+    between the slices of a large corpus that keeps its length goes unseen. With `documents`, it is also of
+    where documents start in these slices.
     """
     digest = hashlib.sha256(f"moec.tokens.v1\n{len(stream)}\n".encode())
     count = min(_PROBE_TOKENS, len(stream))
     for probe in range(_PROBES):
         start = (len(stream) - count) * probe // (_PROBES - 1)
         digest.update(stream.read(start, count).astype("<i8").tobytes())
+        if documents:
+            digest.update(b"documents" + stream.documents(start, count).astype("<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from moec.runtime.data.export import write_batches
-from moec.runtime.data.loader import NO_LOSS, Batch, Loader
+from moec.runtime.data.loader import Batch, Loader
 from moec.runtime.data.order import permute
+from moec.runtime.data.samples import NO_LOSS, Source
 from moec.runtime.data.source import open_stream
 from moec.runtime.data.stream import ArrayStream, Ids, TokenStream
 from moec.runtime.data.tokenizer import ByteTokenizer
@@ -56,7 +57,7 @@ def test_all_ranks_together_hold_the_global_batch_of_every_step_in_order(
 ) -> None:
     loaders = [
         Loader(
-            counting(tokens),
+            [Source(counting(tokens))],
             sequence=sequence,
             batch_sequences=batch,
             micro_batches=micro_batches,
@@ -89,7 +90,13 @@ def test_all_ranks_together_hold_the_global_batch_of_every_step_in_order(
 
 def test_tensors_have_the_static_shape_of_the_layout_in_a_short_batch_too() -> None:
     with Loader(
-        counting(101), sequence=10, batch_sequences=7, micro_batches=2, data_ranks=3, data_rank=2, epochs=1
+        [Source(counting(101))],
+        sequence=10,
+        batch_sequences=7,
+        micro_batches=2,
+        data_ranks=3,
+        data_rank=2,
+        epochs=1,
     ) as loader:
         for step in (0, 1):
             batch = loader.batch(step)
@@ -100,35 +107,35 @@ def test_tensors_have_the_static_shape_of_the_layout_in_a_short_batch_too() -> N
 
 def test_steps_may_be_asked_in_any_order() -> None:
     """A resumed run starts anywhere; what was prepared ahead for another step is not used."""
-    with Loader(counting(200), sequence=7, batch_sequences=3) as ahead:
+    with Loader([Source(counting(200))], sequence=7, batch_sequences=3) as ahead:
         batches = {step: ahead.batch(step) for step in (0, 1, 2, 3)}
-    with Loader(counting(200), sequence=7, batch_sequences=3) as loader:
+    with Loader([Source(counting(200))], sequence=7, batch_sequences=3) as loader:
         for step in (3, 1, 1, 2, 0, 3):
             assert torch.equal(loader.batch(step).tokens, batches[step].tokens)
 
 
 def test_a_run_without_epochs_goes_on_into_new_orders() -> None:
-    with Loader(counting(41), sequence=10, batch_sequences=3) as loader:
+    with Loader([Source(counting(41))], sequence=10, batch_sequences=3) as loader:
         assert loader.steps is None
         starts = [int(row[0]) for step in range(4) for row in loader.batch(step).tokens[0]]
     assert [sorted(starts[i : i + 4]) for i in (0, 4, 8)] == [[0, 10, 20, 30]] * 3
 
 
 def test_a_stream_of_exactly_one_sequence_is_enough_and_one_token_less_is_not() -> None:
-    with Loader(counting(9), sequence=8, batch_sequences=1, epochs=1) as loader:
+    with Loader([Source(counting(9))], sequence=8, batch_sequences=1, epochs=1) as loader:
         assert loader.steps == 1
         assert loader.batch(0).targets.tolist() == [[[1, 2, 3, 4, 5, 6, 7, 8]]]
     with pytest.raises(UserError, match="counting has 8 tokens; one sequence of 8 needs 9"):
-        Loader(counting(8), sequence=8, batch_sequences=1)
+        Loader([Source(counting(8))], sequence=8, batch_sequences=1)
 
 
 def test_a_step_past_the_end_and_a_rank_outside_are_refused() -> None:
-    with Loader(counting(21), sequence=10, batch_sequences=2, epochs=1) as loader:
+    with Loader([Source(counting(21))], sequence=10, batch_sequences=2, epochs=1) as loader:
         loader.batch(0)
         with pytest.raises(UserError, match="step 1 does not exist"):
             loader.batch(1)
     with pytest.raises(ValueError, match="data rank 2 of 2"):
-        Loader(counting(21), sequence=10, batch_sequences=2, data_ranks=2, data_rank=2)
+        Loader([Source(counting(21))], sequence=10, batch_sequences=2, data_ranks=2, data_rank=2)
 
 
 class Failing:
@@ -142,6 +149,9 @@ class Failing:
     def __len__(self) -> int:
         return len(self.whole)
 
+    def documents(self, start: int, count: int) -> Ids:
+        return self.whole.documents(start, count)
+
     def read(self, start: int, count: int) -> Ids:
         if start in self.broken:
             raise InputOutputError("the disk is gone")
@@ -151,7 +161,7 @@ class Failing:
 def test_a_failure_while_preparing_ahead_is_raised_by_the_step_it_belongs_to_and_can_be_retried() -> None:
     whole = counting(100)
     stream = Failing(whole, {row[0] for row in expected(100, 10, 2, seed=0, epochs=1, step=2)})
-    with Loader(stream, sequence=10, batch_sequences=2) as loader:
+    with Loader([Source(stream)], sequence=10, batch_sequences=2) as loader:
         for step in (0, 1):
             assert loader.batch(step).sequences.tolist() == [2]
         for _ in range(2):
@@ -162,7 +172,7 @@ def test_a_failure_while_preparing_ahead_is_raised_by_the_step_it_belongs_to_and
 
 
 def export(path: Path, stream: TokenStream, steps: int, epochs: int | None = 2) -> dict[str, torch.Tensor]:
-    write_batches(path, stream, sequence=64, batch_sequences=5, seed=3, epochs=epochs, steps=steps)
+    write_batches(path, [Source(stream)], sequence=64, batch_sequences=5, seed=3, epochs=epochs, steps=steps)
     return load_file(path)
 
 
@@ -178,7 +188,7 @@ def test_exported_batches_are_those_of_the_run_at_another_layout(tmp_path: Path)
         "seed": 3,
         "epochs": 2,
     }
-    loaders = [Loader(stream, data_rank=rank, **options) for rank in range(2)]
+    loaders = [Loader([Source(stream)], data_rank=rank, **options) for rank in range(2)]
     for step in range(6):
         rows = [real_rows(loader.batch(step), micro) for micro in range(3) for loader in loaders]
         assert [row for some, _ in rows for row in some] == file["tokens"][step].tolist()

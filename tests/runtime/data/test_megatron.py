@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from moec.runtime.data import megatron
 from moec.runtime.data.loader import Loader
 from moec.runtime.data.megatron import MegatronStream, write_megatron
+from moec.runtime.data.samples import Source
 from moec.runtime.data.source import joined, open_stream
 from moec.runtime.data.stream import fingerprint
 from moec.runtime.data.text import documents
@@ -94,7 +95,7 @@ def test_a_tokenised_corpus_trains_on_the_same_batches_as_its_text(tmp_path: Pat
         open_stream(data, ByteTokenizer(), 257) for data in ("builtin:python-docs", str(tmp_path / "docs"))
     ]
     assert fingerprint(streams[0]) == fingerprint(streams[1])
-    loaders = [Loader(stream, sequence=100, batch_sequences=16, seed=1) for stream in streams]
+    loaders = [Loader([Source(stream)], sequence=100, batch_sequences=16, seed=1) for stream in streams]
     for step in range(3):
         text, stored = (loader.batch(step) for loader in loaders)
         assert text.tokens.tolist() == stored.tokens.tolist()

@@ -1,0 +1,76 @@
+"""Options that several commands share: data, and how ranks are started."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+DATA_HELP = (
+    "PATH or WEIGHT*PATH, several times for a mixture: text file, folder, .jsonl[:field], "
+    ".parquet[:column], Megatron .bin/.idx, or builtin:python-docs."
+)
+
+Data = Annotated[list[str], typer.Option("--data", metavar="[WEIGHT*]PATH", help=DATA_HELP)]
+Validation = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--validation",
+        metavar="PATH",
+        help="Held-out data, evaluated as `train.validation` says; several times for several sets.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", metavar="PATH", help="A tokenizer.json; bytes without it.")
+]
+EndOfDocument = Annotated[
+    str | None,
+    typer.Option(
+        "--end-of-document",
+        metavar="TOKEN",
+        help="The tokenizer's token between documents, as text or id. Default: <|endoftext|> and the like.",
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Argument(metavar="BUNDLE|SPEC", help="A bundle; or a .moe file or shipped model, compiled first."),
+]
+Transport = Annotated[
+    Literal["self", "mpi", "gloo", "nccl"] | None,
+    typer.Option("--transport", help="What carries data between ranks. Default: mpi, or self for one rank."),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the newest whole checkpoint in DIR, if there is any."),
+]
+StrictResume = Annotated[
+    bool, typer.Option("--strict-resume", help="With --resume: stop (76) if the newest is damaged.")
+]
+InitFrom = Annotated[
+    Literal["all", "rank0"],
+    typer.Option(
+        "--init-from",
+        help="Who reads --init: every rank, or rank 0 alone, which sends to each what is its own.",
+    ),
+]
+Processes = Annotated[
+    int | None, typer.Option("-n", "--processes", min=1, help="Start this many ranks here, through mpirun.")
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        "--timeout",
+        metavar="S",
+        help="Seconds without progress after which a run ends with 86; or step=S,setup=S,checkpoint=S. "
+        "Default: step=600,setup=1800,checkpoint=1800.",
+    ),
+]
+FaultInjection = Annotated[
+    bool,
+    typer.Option("--enable-fault-injection", help="Let the faults happen that MOEC_FAULT names."),
+]
+
+
+def repeated(option: str, values: list[str] | None) -> list[str]:
+    """An option with each of its values, for the command line of a rank."""
+    return [word for value in values or () for word in (option, value)]
