@@ -7,7 +7,8 @@ than its shards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from .abi.bundle import STATE_PARTS, Manifest
 from .abi.dtypes import DTYPES
 from .abi.mesh import Mesh
 from .draw import normal
+from .written import Written
 
 
 class TrainState:
@@ -25,8 +27,8 @@ class TrainState:
     What is not trained has the first part only. `dtype` is that of parameters and gradients; `moments`, if it
     is another, that of the others. `dtypes` has them by part.
 
-    `passed_over` counts batches of the run's order that no step takes: the step after `n` others takes batch
-    `n + passed_over`.
+    Who fills parameters notes in `written` what. `passed_over` counts batches of the run's order that no step
+    takes: the step after `n` others takes batch `n + passed_over`.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class TrainState:
         moments: torch.dtype | None = None,
     ) -> None:
         self.passed_over = 0
+        self.written = Written()
         self.buffers, self.mesh, self.rank, self.dtype = dict(buffers), mesh, rank, dtype
         self.dtypes = dict.fromkeys(STATE_PARTS[:2], dtype) | dict.fromkeys(STATE_PARTS[2:], moments or dtype)
         self.parts: dict[str, dict[str, Tensor]] = {
@@ -71,6 +74,10 @@ class TrainState:
         """What this rank's shard of one state holds."""
         return pieces(self.buffers[name], parameter_prefix(name), self.mesh, self.rank)
 
+    def notes_of(self, name: str) -> Callable[[Piece, int, int], None]:
+        """Takes what was written of one state: a piece, and how many of its elements from which on."""
+        return partial(self.written.add, name)
+
     def draw(self, seed: int, std: float) -> None:
         """Initialise the parameters: matrices normal(0, std), norms one, biases zero; padding stays zero."""
         for name, shard in self.parameters.items():
@@ -80,6 +87,7 @@ class TrainState:
                     part.copy_(normal(seed, piece.name, piece.start, piece.count, std, self.dtype))
                 else:
                     part.fill_(1.0 if piece.init == "ones" else 0.0)
+                self.written.add(name, piece, 0, piece.count)
 
 
 def parameter_prefix(state: str) -> str:

@@ -145,6 +145,7 @@ def load_state(state: TrainState, checkpoint: Checkpoint) -> None:
         IntegrityError: the checkpoint lacks elements.
         InputOutputError: reading failed.
     """
+    state.written.clear()
     for gradient in state.gradients.values():
         gradient.zero_()
     for part in SAVED_PARTS:
@@ -152,6 +153,8 @@ def load_state(state: TrainState, checkpoint: Checkpoint) -> None:
             shard.zero_()
             for piece in state.pieces(name):
                 _fill(shard, piece, checkpoint, part)
+                if part == "parameter":
+                    state.written.add(name, piece, 0, piece.count)
 
 
 def _fill(shard: Tensor, piece: Piece, checkpoint: Checkpoint, part: str) -> None:

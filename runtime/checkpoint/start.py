@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moec.runtime.abi.bundle import Manifest
+from moec.runtime.initialise import check_initialised
 from moec.runtime.state import TrainState
 from moec.runtime.transport.api import Transport
 
@@ -30,6 +31,7 @@ def resumed(
 
     Raises:
         IntegrityError: see `find`.
+        InitialisationError: elements of a parameter were not read, or twice.
         UserError: it is of another model, or of other data; see `check_compatible`.
         InputOutputError: reading failed.
     """
@@ -37,6 +39,7 @@ def resumed(
     checkpoint = find(root, transport, strict=strict)
     notes = check_compatible(checkpoint.manifest, bundle, data, str(checkpoint.folder))
     load_state(state, checkpoint)
+    check_initialised(state, transport)
     state.passed_over = checkpoint.manifest.passed_over(bundle.training.batch_sequences)
     if transport.rank == 0:
         for note in notes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,10 +17,18 @@ BLOCK = 1 << 25
 """Elements that are read at a time."""
 
 
-def load_shards(reader: StoredTensors, pieces: Iterable[Piece], into: Tensor, *, cast: bool = False) -> None:
+def load_shards(
+    reader: StoredTensors,
+    pieces: Iterable[Piece],
+    into: Tensor,
+    *,
+    cast: bool = False,
+    wrote: Callable[[Piece, int, int], None] | None = None,
+) -> None:
     """Fill a rank's shard, (shard_numel,), with its pieces; what no piece covers becomes zero.
 
     At most `BLOCK` elements are held beside the shard. `cast` allows a float dtype that would be rounded.
+    `wrote` is told of every block that is in its place: the piece, the block's first element of it, how many.
 
     Raises:
         IntegrityError: a tensor is missing, of another shape, or not to be read as `into.dtype`.
@@ -35,6 +43,8 @@ def load_shards(reader: StoredTensors, pieces: Iterable[Piece], into: Tensor, *,
             raise InternalError(f"{piece} is not within a shard of {into.numel()} elements")
         for begin, block in _blocks(reader, piece.name, piece.start, piece.count):
             target[begin : begin + block.numel()].copy_(block)
+            if wrote is not None:
+                wrote(piece, begin, block.numel())
 
 
 def copy_weights(

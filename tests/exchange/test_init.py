@@ -19,7 +19,7 @@ from moec.compiler.plan.plan import make_plan
 from moec.runtime.abi.buffers import Buffer, pieces, state_name
 from moec.runtime.abi.bundle import read_bundle
 from moec.runtime.abi.mesh import Mesh
-from moec.runtime.run import parameter_shapes
+from moec.runtime.initialise import parameter_shapes
 from moec.runtime.state import parameter_prefix
 from moec.runtime.weights import load, strided
 from moec.runtime.weights.huggingface import HuggingFaceReader
