@@ -48,6 +48,7 @@ class _Flight:
     step: int
     folder: Path
     work: Future[Any]
+    passed_over: int
     committing: bool = False
 
 
@@ -146,7 +147,8 @@ class Checkpointer(Companion):
         self.drain()
         folder = self._begin(step)
         self._snapshot.take()
-        self._flight = _Flight(step, folder, self._thread.submit(self._write, folder))
+        work = self._thread.submit(self._write, folder)
+        self._flight = _Flight(step, folder, work, self._state.passed_over)
         self._saved, self._due = step, False
 
     def drain(self) -> None:
@@ -208,7 +210,7 @@ class Checkpointer(Companion):
         entries = {
             name: FileEntry(*entry) for answer in answers for name, entry in json.loads(answer).items()
         }
-        manifest = self._described.manifest(flight.step, entries, self._state.passed_over)
+        manifest = self._described.manifest(flight.step, entries, flight.passed_over)
         flight.work = self._thread.submit(commit, flight.folder, manifest, self._keep)
 
 
