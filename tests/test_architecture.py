@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moec.models": (),
     "moec.dsl": ("moec.dsl", "lark"),
     "moec.runtime.abi": ("moec.runtime.abi", "torch"),
-    "moec.runtime": ("moec.runtime", "torch", "mpi4py", "numpy", "tokenizers", "rich"),
+    "moec.runtime": ("moec.runtime", "torch", "mpi4py", "numpy", "tokenizers", "pyarrow", "rich"),
     "moec.compiler": ("moec.compiler", "moec.dsl", "moec.runtime.abi", "moec.__version__", "torch"),
     "moec.highlight": ("moec.highlight", "moec.dsl", "pygments"),
     "moec.lsp": ("moec.lsp", "moec.dsl", "moec.models", "moec.__version__", "pygls", "lsprotocol"),
@@ -37,6 +37,7 @@ ONLY_IN = {
     "lark": "moec.dsl.parse",
     "lsprotocol": "moec.lsp.server",
     "mpi4py": "moec.runtime.transport.mpi",
+    "pyarrow": "moec.runtime.data.parquet",
     "pygls": "moec.lsp.server",
     "pygments": "moec.highlight.lexer",
     "rich": "moec.runtime.record.live",
@@ -44,6 +45,7 @@ ONLY_IN = {
 }
 LAZY = {
     "moec.cli": "a command loads what it needs, so that `check` and `--help` need no torch",
+    "moec.runtime.data.parquet": "a node that reads no Parquet needs no pyarrow",
     "moec.runtime.data.tokenizer": "a node that reads bytes, or Megatron's ids, needs no tokenizers",
     "moec.runtime.record.progress": "a node that shows no progress in place needs no rich",
     "moec.runtime.transport.factory": "a transport loads libraries that a machine may lack",
@@ -242,7 +244,7 @@ def test_light(name: str) -> None:
 
 def test_training_needs_torch_numpy_and_mpi4py_only() -> None:
     """On a node where no other library is installed the runtime is imported, whatever is optional."""
-    others = ["tokenizers", "rich", "typer", "lark", "safetensors", "jinja2"]
+    others = ["tokenizers", "pyarrow", "rich", "typer", "lark", "safetensors", "jinja2"]
     program = f"import sys; sys.modules.update(dict.fromkeys({others})); import moec.runtime.run"
     subprocess.run([sys.executable, "-c", program], check=True)
 

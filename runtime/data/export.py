@@ -42,7 +42,8 @@ def write_batches(
 ) -> None:
     """Write the global batches of steps 0..steps - 1 as safetensors: `tokens`, `targets`, int64 (K, G, S).
 
-    Where documents are separate, also `documents`: where in its sequence each token's document starts. A short last batch is filled up with token 0 and target `NO_LOSS`. One batch is in memory at a time.
+    Where documents are separate, also `documents`: where in its sequence each token's document starts. A
+    short last batch is filled up with token 0 and target `NO_LOSS`. One batch is in memory at a time.
 
     Raises:
         UserError: the run has fewer steps, or fewer tokens than one sequence needs; or as `global_batch`.

@@ -41,7 +41,8 @@ class Batch:
 class Loader:
     """The batches of data rank `data_rank` of `data_ranks`; which sample comes when depends on `seed` alone.
 
-    With `separate_documents`, batches say where documents start, and no target reaches into another. The batch of the next step is prepared by a background thread while the caller works on this one.
+    With `separate_documents`, batches say where documents start, and no target reaches into another. The
+    batch of the next step is prepared by a background thread while the caller works on this one.
 
     Raises:
         UserError: a source has fewer tokens than one sequence needs.

@@ -4,14 +4,14 @@ The law. With A the odd number next to 2^64 over the golden ratio and c a hash o
 
     u(p) = (c + p * A) mod 2^64
 
-and source k has the interval of 0..2^64 - 1 that is as long as its share of all weights, one after the other in
-the order given. Position p belongs to the source whose interval holds u(p).
+and source k has the interval of 0..2^64 - 1 that is as long as its share of all weights, one after the other
+in the order given. Position p belongs to the source whose interval holds u(p).
 
-So u is an additive recurrence (Weyl, 1916) with the step that spreads its points most evenly: of any n positions
-in a row, from the first on or not, source k has n * w_k up to a difference that grows no faster than log n
-(Niederreiter, "Random Number Generation and Quasi-Monte Carlo Methods", 1992, chapter 3), and of 2^64 exactly
-its share. How many positions before p are those of k is a sum of floors, found in some sixty steps however large
-p is: that count is the position in the source's own order, with epochs of its own.
+So u is an additive recurrence (Weyl, 1916) with the step that spreads its points most evenly: of any n
+positions in a row source k has n * w_k, up to a difference that grows no faster than log n (Niederreiter,
+"Random Number Generation and Quasi-Monte Carlo Methods", 1992, chapter 3), and of 2^64 exactly its share. How
+many positions before p are those of k is a sum of floors, found in some sixty steps however large p is: that
+count is the position in the source's own order, with epochs of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class Blend:
     def before(self, position: int) -> list[int]:
         """Of the positions below `position`, how many belong to each source."""
         below = [self._below(position, bound) for bound in self._bounds]
-        return [high - low for low, high in zip(below, below[1:], strict=False)]
+        return [high - low for low, high in pairwise(below)]
 
     def choose(self, positions: range) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The source at each of consecutive positions (n,), and its place in that source's own order (n,)."""

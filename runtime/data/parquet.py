@@ -38,7 +38,7 @@ def parquet_texts(path: Path, column: str) -> Iterator[tuple[str, float]]:
     """
     _check_footer(path)
     library = _library()
-    with _errors_as_ours(path, "footer"), _opened(library, path) as file:
+    with _errors_as_ours(path), _opened(library, path) as file:
         _check_column(file, path, column)
         rows = file.metadata.num_rows
         yield from _rows(library, file, path, column, rows)
@@ -52,7 +52,7 @@ def _check_footer(path: Path) -> None:
     tail = bytes(file.read(file.size_bytes - _TAIL_BYTES, _TAIL_BYTES))
     if tail[4:] != _MAGIC:
         raise IntegrityError(
-            f"{path} is cut off or damaged: at byte {file.size_bytes - 4} it does not end in {_MAGIC.decode()}"
+            f"{path} is cut off or damaged: it has no {_MAGIC.decode()} at byte {file.size_bytes - 4}, its end"
         )
     footer = int.from_bytes(tail[:4], "little")
     if footer > min(MAX_FOOTER_BYTES, file.size_bytes - len(_MAGIC) - _TAIL_BYTES):
@@ -109,8 +109,8 @@ def _library() -> ModuleType:
 
 
 @contextmanager
-def _errors_as_ours(path: Path, where: str) -> Iterator[None]:
-    """What pyarrow raises: ArrowInvalid and the like are ValueErrors, and OSErrors without a number are damage."""
+def _errors_as_ours(path: Path) -> Iterator[None]:
+    """Of pyarrow: ArrowInvalid and the like are ValueErrors, and OSErrors without a number are damage."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Text corpora as documents: the built-in one, text files, directories of them, JSON lines, Parquet columns."""
+"""Text corpora as documents: the built-in one, text files, directories, JSON lines, Parquet columns."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """`moec tokenize`: a text corpus into a Megatron dataset, by several processes.
 
-Documents go to processes in batches, and come back in the order in which they went: the files are the same for
-any number of processes. They hold what a run on the text itself would read: the same ids, the same documents.
+Documents go to processes in batches, and come back in the order in which they went: the files are the same
+for any number of processes. They hold what a run on the text itself would read: the same ids, the same
+documents.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Ids = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class TokenizeOptions:
-    """Corpora, one after the other, and how their text becomes tokens; `processes` None: one for each core."""
+    """Corpora, one after the other, and how text becomes tokens; `processes` None: one for each core."""
 
     data: tuple[str, ...]
     tokenizer: str | None = None

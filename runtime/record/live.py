@@ -6,11 +6,13 @@ loss 6.8012 (-0.1303)  lr 3.0e-05  12.3k tok/s  load 1.4x  in layers.3.experts
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TextIO, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -74,3 +76,26 @@ def picture(tally: Tally, width: int) -> Group:
     colour = "green" if tally.loss_change < 0 else "yellow"
     detail.highlight_regex(r"\([+-].*?\)", colour)
     return Group(row, detail)
+
+
+class Show(Protocol):
+    """Takes the bytes that were read, and counts by name."""
+
+    def __call__(self, read_bytes: int, **counts: int) -> None:
+        """So far."""
+
+
+@contextmanager
+def reading_bar(total_bytes: int) -> Iterator[Show]:
+    """A bar on standard error, if that is a terminal: bytes read of `total_bytes`, and counts."""
+    console = Console(stderr=True)
+    counts = TextColumn("{task.description}")
+    columns = (BarColumn(), DownloadColumn(), counts, TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total_bytes)
+
+        def show(read_bytes: int, **found: int) -> None:
+            text = "  ".join(f"{count:,} {name}" for name, count in found.items())
+            bar.update(task, completed=read_bytes, description=text)
+
+        yield show

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from moec.cli.run_options import Data, EndOfDocument, Tokenizer
-
-if TYPE_CHECKING:
-    from moec.runtime.data.tokenizing import Progress
 
 
 def add_to(app: typer.Typer) -> None:
@@ -74,24 +69,10 @@ def tokenize(
 ) -> int:
     """Turn text into token ids ahead of a run, which then reads them from disk."""
     from moec.runtime.data.tokenizing import TokenizeOptions, check_text, tokenize_to
+    from moec.runtime.record.live import reading_bar
 
     options = TokenizeOptions(tuple(data), tokenizer, end_of_document, processes)
-    with _bar(check_text(data)) as show:
-        done = tokenize_to(out, options, show)
+    with reading_bar(check_text(data)) as show:
+        done = tokenize_to(out, options, lambda p: show(p.read_bytes, documents=p.documents, tokens=p.tokens))
     print(f"{done.documents:,} documents, {done.tokens:,} tokens: written to {out}.bin and {out}.idx")
     return 0
-
-
-@contextmanager
-def _bar(total_bytes: int) -> Iterator[Callable[[Progress], None]]:
-    """A bar on standard error, if that is a terminal: bytes read of all, documents and tokens."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    counts = TextColumn("{task.fields[documents]:,} documents  {task.fields[tokens]:,} tokens")
-    console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(), counts, TimeRemainingColumn())
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total_bytes, documents=0, tokens=0)
-        yield lambda p: bar.update(task, completed=p.read_bytes, documents=p.documents, tokens=p.tokens)

@@ -21,6 +21,7 @@ def launched() -> bool:
 
 
 def as_rank(main: Callable[[], int]) -> int:
+    """Run `main` as one rank, whose failure is that of all; returns the exit code."""
     from moec.runtime.guard import run_rank
 
     return run_rank(main)
