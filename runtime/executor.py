@@ -27,6 +27,10 @@ _FACTORIES = frozenset(
 """Instructions that make a tensor of nothing: the executor says on which device."""
 
 
+Around = Callable[[str, Instruction, Callable[..., Any]], Callable[..., Any]]
+"""Program, instruction and what carries it out -> what does so instead."""
+
+
 class ExecutionError(InternalError):
     """An instruction failed. Carries the operation and the line of the `.moe` file it is for."""
 
@@ -140,6 +144,19 @@ class Executor:
             del result
         at.stack.pop()
         return tuple(_fill(output, frame) for output in code.outputs)
+
+    def observe(self, around: Around) -> Callable[[], None]:
+        """Put `around(program, instruction, function)` in the place of what carries out every instruction.
+
+        Returns what undoes it. What is not observed costs nothing.
+        """
+        before = dict(self.code)
+        for name, code in before.items():
+            calls = tuple(
+                replace(c, function=around(code.name, c.instruction, c.function)) for c in code.calls
+            )
+            self.code[name] = replace(code, calls=calls)
+        return lambda: self.code.update(before)
 
     def interpose(self, op: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Put `around(function)` in the place of what carries out `op`, everywhere: for faults on purpose.
