@@ -15,8 +15,8 @@ from moec.runtime.training import StepResult
 
 @dataclass(frozen=True)
 class Measure:
-    """Operations that the model needs for a token, forward and backward, and those that all ranks together can
-    do in a second, if that is known."""
+    """Operations that the model needs for a token, forward and backward; and those that all ranks together
+    can do in a second, if that is known."""
 
     flops_per_token: int
     peak_flops_per_s: float | None = None

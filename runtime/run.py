@@ -27,10 +27,12 @@ from moec.runtime.initialise import InitFrom, initialise
 from moec.runtime.job import Job, default_transport, open_job
 from moec.runtime.launch import discover
 from moec.runtime.loop import Companion, Wish, train
+from moec.runtime.measure import Measure
 from moec.runtime.nonfinite import trace
 from moec.runtime.numerics import Numerics
+from moec.runtime.observe_options import Observing
+from moec.runtime.observing import check_profiled, measure_of, open_trackers, profilers
 from moec.runtime.record.earlier import set_aside
-from moec.runtime.record.metrics import StepMetrics
 from moec.runtime.record.recorder import CHECKPOINTS, MODEL, STATUS, WEIGHTS, NoRecord, Recorder, RunRecord
 from moec.runtime.record.status import StatusFile, mark_failed
 from moec.runtime.schedule import steps_to_do
@@ -66,6 +68,7 @@ class RunOptions:
     strict_resume: bool = False
     init_from: InitFrom = "all"
     validation: tuple[str, ...] = ()
+    observing: Observing = field(default_factory=Observing)
 
 
 def run_training(options: RunOptions) -> int:
@@ -86,6 +89,8 @@ def run_training(options: RunOptions) -> int:
         with make_loader(data, manifest, transport.rank, epochs=manifest.training.epochs) as loader:
             total = _total_steps(manifest, loader)
             steps = steps_to_do(options.steps, total)
+            check_profiled(options.observing, steps)
+            measure = measure_of(options.observing, job)
             state = make_state(manifest, transport.rank, transport.device)
             described = Described(manifest, job.bundle.source, job.bundle.digest, total, data.identity)
             saver = Checkpointer(described, state, transport, root)
@@ -94,11 +99,14 @@ def run_training(options: RunOptions) -> int:
             else:
                 initialise(state, job, init, options.init_from)
             verdict.trainer = trainer = Trainer(job, state, loader, total)
-            with _recorder(job, state, options.out, steps, saver.done) as recorder:
+            with _recorder(job, state, options, steps, saver.done) as recorder:
                 verdict.is_of_earlier = False
                 watch.join()
-                companions = _companions(trainer, saver, recorder, watch, faults)
-                wish = _train(trainer, steps, recorder, saver, companions)
+                companions = (
+                    *profilers(options.observing, job, options.out),
+                    *_companions(trainer, saver, recorder, watch, faults),
+                )
+                wish = _train(trainer, steps, recorder, saver, companions, measure)
                 watch.saving()
                 code = _finish(job, state, recorder, options.out, wish)
     transport.close()
@@ -184,20 +192,21 @@ def _total_steps(manifest: Manifest, loader: Loader) -> int:
     return steps
 
 
-def _recorder(job: Job, state: TrainState, out: Path, steps: int, done: int | None) -> Recorder:
+def _recorder(job: Job, state: TrainState, options: RunOptions, steps: int, done: int | None) -> Recorder:
     """The record, on rank 0; when this returns, on any rank, it is there, and all can say that they failed.
 
     Nothing is moved or made before all ranks have come here: they may read weights in `out`. A run that goes
     on, with so many steps `done`, goes on with the record that is there.
     """
     job.transport.exchange(b"")
-    recorder = NoRecord() if job.transport.rank else _record(job, state, out, steps, done)
+    recorder = NoRecord() if job.transport.rank else _record(job, state, options, steps, done)
     job.transport.exchange(b"")
     return recorder
 
 
-def _record(job: Job, state: TrainState, out: Path, steps: int, done: int | None) -> RunRecord:
+def _record(job: Job, state: TrainState, options: RunOptions, steps: int, done: int | None) -> RunRecord:
     """With the model's text beside it: the folder is all that `moec logits` needs."""
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
     if done is None:
         _set_aside(out)  # a record without a verdict
@@ -205,7 +214,10 @@ def _record(job: Job, state: TrainState, out: Path, steps: int, done: int | None
         file.write(job.bundle.source.encode())
     world, bundle = job.transport.world, job.bundle.digest
     held = _held_bytes(state)
-    return RunRecord(out, steps=steps, world=world, bundle=bundle, state_bytes=held, done=done or 0)
+    trackers = open_trackers(options.observing, job, out, steps, done or 0)
+    return RunRecord(
+        out, steps=steps, world=world, bundle=bundle, state_bytes=held, done=done or 0, trackers=trackers
+    )
 
 
 def _held_bytes(state: TrainState) -> dict[str, int]:
@@ -214,12 +226,17 @@ def _held_bytes(state: TrainState) -> dict[str, int]:
 
 
 def _train(
-    trainer: Trainer, steps: int, recorder: Recorder, saver: Checkpointer, companions: tuple[Companion, ...]
+    trainer: Trainer,
+    steps: int,
+    recorder: Recorder,
+    saver: Checkpointer,
+    companions: tuple[Companion, ...],
+    measure: Measure,
 ) -> Wish | None:
     def record(result: StepResult) -> None:
         recorder.step(
             replace(
-                _metrics(result),
+                measure.of(result),
                 checkpoint_stall_s=saver.take_stall_s(),
                 skipped=trainer.skipped or None,
                 rewinds=trainer.rewinds or None,
@@ -252,19 +269,3 @@ def _companions(
     if faults is not None:
         faults.reach(job.executor, state)
     return (*watch.companions(job.executor), *([faults] if faults else []), numerics, saver)
-
-
-def _metrics(result: StepResult) -> StepMetrics:
-    return StepMetrics(
-        step=result.step,
-        loss=result.losses["loss"],
-        aux_loss=result.losses.get("aux_loss", 0.0),
-        sequence_aux_loss=result.losses.get("sequence_aux_loss"),
-        z_loss=result.losses.get("z_loss"),
-        grad_norm=result.grad_norm,
-        lr=result.lr,
-        tokens=result.tokens,
-        tokens_per_s=result.tokens / result.step_s,
-        step_s=result.step_s,
-        expert_load=result.load,
-    )

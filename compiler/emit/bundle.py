@@ -59,6 +59,7 @@ def manifest(compiled: Compiled) -> Manifest:
         flops_per_token=flops_per_token(model, compiled.spec.train.sequence),
         init_std=model.init_std,
         dtype=_WIDE[compiled.plan.numerics.parameters],
+        compute=NAMES[compiled.plan.numerics.compute],
         moments=NAMES[compiled.plan.numerics.moments],
         sequences=shape.sequences,
         mesh=compiled.plan.mesh,

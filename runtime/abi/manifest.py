@@ -97,6 +97,7 @@ class Manifest:
     flops_per_token: int  # that the model needs, forward and backward, for a token of a full sequence
     init_std: float
     dtype: Literal["float32", "float64"]  # of shards of parameters and gradients
+    compute: DtypeName  # of the products of matrices
     moments: DtypeName  # of those of the optimizer's moments
     sequences: int  # of one rank's micro-batch
     mesh: Mesh

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-NUMBERS = ("load_imbalance", "router_entropy", "time_s")
+NUMBERS = ("load_imbalance", "router_entropy", "time_s", "validation_loss")
 """Name -> number."""
 
 COUNTS = ("dropped_choices", "dropped_tokens")

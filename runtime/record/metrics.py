@@ -50,6 +50,9 @@ class StepMetrics:
     `skipped` counts the steps so far, this one included, that updated nothing, and `rewinds` how often the
     run went back to a checkpoint, both since it was started or resumed; None where there were none.
 
+    `validation_loss`, after the steps that `train.validation` names: of each set, by its path, after the
+    update.
+
     `checkpoint_stall_s`: for how long checkpoints have held up training since the step before, if they have.
     """
 
@@ -75,6 +78,7 @@ class StepMetrics:
     dropped_tokens: Mapping[str, int] = field(default_factory=dict)
     bytes_sent: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     time_s: Mapping[str, float] = field(default_factory=dict)
+    validation_loss: Mapping[str, float] = field(default_factory=dict)
 
 
 _NAMES = frozenset(entry.name for entry in fields(StepMetrics))
@@ -189,7 +193,12 @@ def metrics_of(line: bytes, where: str) -> StepMetrics:
     numbers = _with_non_finite(data) if isinstance(data, dict) else None
     if numbers is None or not _is_step(numbers):
         raise IntegrityError(f"{where}: this is not the metrics of a step")
-    return StepMetrics(**{n: read(n, v) if n in OBJECTS else v for n, v in numbers.items() if n in _NAMES})
+    known: dict[str, Any] = {
+        name: read(name, value) if name in OBJECTS else value
+        for name, value in numbers.items()
+        if name in _NAMES
+    }
+    return StepMetrics(**known)
 
 
 def _with_non_finite(data: dict[str, Any]) -> dict[str, Any] | None:

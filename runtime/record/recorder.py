@@ -35,10 +35,6 @@ class Recorder(Protocol):
         """Step `step` comes next, again: what there is of it and later ones is of no use."""
         ...
 
-    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
-        """After `step` steps, held-out data gave these numbers, such as `held_out/loss`: for trackers."""
-        ...
-
     def event(self, kind: str, text: str) -> None:
         """Something happened beside steps, a warning or a checkpoint: for trackers."""
         ...
@@ -65,9 +61,6 @@ class NoRecord:
         """Nothing is kept."""
 
     def rewound(self, step: int) -> None:
-        """Nothing is kept."""
-
-    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
         """Nothing is kept."""
 
     def event(self, kind: str, text: str) -> None:
@@ -122,10 +115,6 @@ class RunRecord:
         self.status.advance(metrics.step + 1, metrics.loss)
         self.progress.update(metrics)
         self.trackers.step(metrics)
-
-    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Held-out data gave these numbers."""
-        self.trackers.validation(step, numbers)
 
     def event(self, kind: str, text: str) -> None:
         """Something happened beside steps."""

@@ -54,8 +54,8 @@ class Tracker(Protocol):
         """The run went back: step `step` comes again, and what was told of it and later ones is void."""
         ...
 
-    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
-        """After `step` steps, held-out data gave these numbers, such as `held_out/loss`."""
+    def validation(self, step: int, losses: Mapping[str, float]) -> None:
+        """After `step` steps, these are the losses of held-out data, by the path of each set."""
         ...
 
     def event(self, step: int, kind: str, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from moec.runtime.errors import message_of, printable
 from moec.runtime.record.metrics import StepMetrics
@@ -32,15 +32,13 @@ class Trackers:
         """A step is done."""
         self.step_done = metrics.step + 1
         self._tell(lambda tracker: tracker.step(metrics))
+        if metrics.validation_loss:
+            self._tell(lambda tracker: tracker.validation(self.step_done, metrics.validation_loss))
 
     def rewound(self, step: int) -> None:
         """Step `step` comes again."""
         self.step_done = step
         self._tell(lambda tracker: tracker.rewound(step))
-
-    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
-        """What held-out data gave."""
-        self._tell(lambda tracker: tracker.validation(step, numbers))
 
     def event(self, kind: str, text: str) -> None:
         """Something happened, after the last step told of."""

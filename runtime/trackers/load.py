@@ -36,8 +36,18 @@ def find_tracker(text: str) -> Found:
     if not entries:
         raise UserError(f"--tracker {name}: there is none of that name; there are {', '.join(known())}")
     if len({entry.value for entry in entries}) > 1:
-        raise UserError(f"--tracker {name}: {' and '.join(_where(entry) for entry in entries)} have that name")
+        raise UserError(
+            f"--tracker {name}: {' and '.join(_where(entry) for entry in entries)} have that name"
+        )
     return Found(name, argument, _loaded(entries[0]))
+
+
+def check_tracker(text: str) -> None:
+    """Raises as `find_tracker` does, and EnvironmentMismatch where a library that ours needs is not there."""
+    find_tracker(text)
+    name = text.partition(":")[0]
+    if name in _OURS:
+        import_module(_OURS[name]).check()
 
 
 def known() -> list[str]:

@@ -1,4 +1,7 @@
-"""The metrics of a step as numbers by name: `loss`, `router_entropy/layers.0.experts`, `bytes_sent/shard/all_gather`."""
+"""The metrics of a step as numbers by name.
+
+`loss`, `router_entropy/layers.0.experts`, `bytes_sent/shard/all_gather`.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from typing import Any
 
 from moec.runtime.record.metrics import StepMetrics
 
-_LEFT_OUT = ("step", "expert_load")
-"""The load of each expert: its imbalance is among the numbers."""
+_LEFT_OUT = ("step", "expert_load", "validation_loss")
+"""The load of each expert, whose imbalance is among the numbers; losses of which trackers are told apart."""
 
 
 def scalars(metrics: StepMetrics) -> dict[str, float]:
-    """Every number of a step but its own and the loads of single experts, by name; parts joined by slashes."""
+    """Every number of a step but its own and the loads of single experts; names are joined by slashes."""
     found: dict[str, float] = {}
     for entry in fields(metrics):
         if entry.name not in _LEFT_OUT:

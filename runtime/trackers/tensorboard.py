@@ -1,6 +1,6 @@
 """TensorBoard: the numbers of a run as events in `OUT/tensorboard`, or in the folder that is named.
 
-    moec run ... --tracker tensorboard        tensorboard --logdir OUT/tensorboard
+moec run ... --tracker tensorboard        tensorboard --logdir OUT/tensorboard
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class TensorBoard:
         self._writer.close()
         self._writer = _writer(self._folder, step)
 
-    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Under `validation/`."""
-        for name, number in numbers.items():
-            self._writer.add_scalar(f"validation/{name}", number, step)
+    def validation(self, step: int, losses: Mapping[str, float]) -> None:
+        """Under `validation_loss/`."""
+        for name, loss in losses.items():
+            self._writer.add_scalar(f"validation_loss/{name}", loss, step)
 
     def event(self, step: int, kind: str, text: str) -> None:
         """As text, under the name of its kind."""

@@ -69,6 +69,30 @@ FaultInjection = Annotated[
     bool,
     typer.Option("--enable-fault-injection", help="Let the faults happen that MOEC_FAULT names."),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="FIRST..LAST",
+        help="Trace these steps, numbered from 0, into DIR/profile/trace.json, for Perfetto.",
+    ),
+]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME[:ARG]",
+        help="Tell a tracker of the run: tensorboard[:FOLDER], or one of a package. Several times.",
+    ),
+]
+PeakFlops = Annotated[
+    float | None,
+    typer.Option(
+        "--peak-flops",
+        metavar="N",
+        help="What the device of a rank can do, in operations a second. Default: measured, on a CPU.",
+    ),
+]
 
 
 def repeated(option: str, values: list[str] | None) -> list[str]:

@@ -15,12 +15,15 @@ from moec.cli.run_options import (
     EndOfDocument,
     FaultInjection,
     InitFrom,
+    PeakFlops,
     Processes,
+    Profile,
     Resume,
     StrictResume,
     Target,
     Timeout,
     Tokenizer,
+    Trackers,
     Transport,
     Validation,
     repeated,
@@ -63,11 +66,18 @@ def run(
     validation: Validation = None,
     timeout: Timeout = None,
     enable_fault_injection: FaultInjection = False,
+    profile: Profile = None,
+    tracker: Trackers = None,
+    peak_flops: PeakFlops = None,
 ) -> int:
     """Train. Under mpirun this is one rank; with -n, or from a spec, it starts the ranks itself."""
+    from moec.runtime.observe_options import parse_observing
+
     if strict_resume and not resume:
         raise typer.BadParameter("--strict-resume goes with --resume")
     out = out or Path("runs") / _name(target)
+
+    observing = parse_observing(profile, tuple(tracker or ()), peak_flops)
 
     def train(bundle: Path) -> int:
         from moec.runtime.run import RunOptions, run_training
@@ -89,12 +99,14 @@ def run(
                 validation=tuple(validation or ()),
                 limits=parse_limits(timeout) if timeout else Limits(),
                 inject_faults=enable_fault_injection,
+                observing=observing,
             )
         )
 
     if not launched():
         _check_paths(data, validation or [], out, init, tokenizer, end_of_document)
     arguments = [*repeated("--data", data), *repeated("--validation", validation), "--out", str(out)]
+    arguments += repeated("--tracker", tracker)
     for option, value in (
         ("--steps", steps),
         ("--init", init),
@@ -102,6 +114,8 @@ def run(
         ("--tokenizer", tokenizer),
         ("--end-of-document", end_of_document),
         ("--timeout", timeout),
+        ("--profile", profile),
+        ("--peak-flops", peak_flops),
     ):
         arguments += [option, str(value)] if value is not None else []
     flags = {
