@@ -8,8 +8,8 @@
     disk_full        files may not grow (RLIMIT_FSIZE) until the next step
     gil              a call that holds the interpreter's lock for ever
     sleep            `seconds` of sleep: a slow rank
-    skip_collective  the next all-to-all of the step is left out
-    nan, inf         the first gradient shard of the step gets one
+    skip_collective  the first all-reduce of the step is left out
+    nan, inf         the first number of a gradient shard: of the buffer `at`, or of the first buffer
     spike            the parameters become `factor` times what they are
 
 Those of a collective or a gradient happen inside the step that they are given; the others before it.
@@ -25,6 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -53,13 +54,14 @@ class Faults(Companion):
         self._state: TrainState | None = None
         self._skip = False
         self._bad: float | None = None
+        self._at = ""
         self._file_limit: tuple[int, int] | None = None
         arm(self._injector)
 
     def reach(self, executor: Executor, state: TrainState) -> None:
         """The programs and the state that faults get at."""
         self._state = state
-        executor.interpose("moec.all_to_all_start", self._around_exchange)
+        executor.interpose("moec.all_reduce_start", self._around_sum)
         executor.interpose("moec.sum_of_squares", self._around_gradient)
 
     def before_step(self, step: int) -> None:
@@ -77,13 +79,14 @@ class Faults(Companion):
         arm(None)
 
     def _strike(self, fault: Fault) -> None:
-        sys.stderr.write(f"moec: fault on purpose on rank {self._injector.rank}: {fault}\n")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        sys.stderr.write(f"moec: fault on purpose on rank {self._injector.rank} at {now}: {fault}\n")
         sys.stderr.flush()
         match fault.kind:
             case "skip_collective":
                 self._skip = True
             case "nan" | "inf":
-                self._bad = float(fault.kind)
+                self._bad, self._at = float(fault.kind), fault.at
             case "spike":
                 self._scale(fault.factor)
             case "disk_full":
@@ -105,18 +108,24 @@ class Faults(Companion):
             resource.setrlimit(resource.RLIMIT_FSIZE, self._file_limit)
             self._file_limit = None
 
-    def _around_exchange(self, start: Callable[..., Any]) -> Callable[..., Any]:
-        def exchange(x: torch.Tensor, send: torch.Tensor, receive: torch.Tensor, rows: int, axis: str) -> Any:
+    def _around_sum(self, start: Callable[..., Any]) -> Callable[..., Any]:
+        def total(x: torch.Tensor, axis: str) -> Any:
             if not self._skip:
-                return start(x, send, receive, rows, axis)
+                return start(x, axis)
             self._skip = False
-            return _Nothing(x.new_zeros((rows, *x.shape[1:])))
+            return _Nothing(x)
 
-        return exchange
+        return total
+
+    def _is_at(self, gradient: torch.Tensor) -> bool:
+        """Whether the gradient is that of the buffer which the fault names."""
+        assert self._state is not None
+        named = self._state.gradients.get(self._at)
+        return not self._at or (named is not None and named.data_ptr() == gradient.data_ptr())
 
     def _around_gradient(self, square: Callable[..., Any]) -> Callable[..., Any]:
         def spoilt(gradient: torch.Tensor) -> Any:
-            if self._bad is not None:
+            if self._bad is not None and self._is_at(gradient):
                 gradient[0], self._bad = self._bad, None
             return square(gradient)
 
@@ -130,7 +139,7 @@ class _Nothing:
         self._result = result
 
     def wait(self) -> torch.Tensor:
-        """Zeros, where rows should have arrived."""
+        """This rank's part, in the place of the sum."""
         return self._result
 
 

@@ -10,6 +10,7 @@ Several faults are separated by `;`. Each is `KIND@KEY=VALUE,...`:
     times=N    how often, in a row of steps or at each passing of the point: 1 without it, `always` for ever
     seconds=X  how long `sleep` sleeps
     factor=X   what `spike` multiplies parameters by
+    at=BUFFER  whose gradient `nan` and `inf` go into, such as layers.0/expert_matrices
 
 A fault has a step, a point, or both: then it waits for its point from that step on. Without
 `--enable-fault-injection` a run that finds the variable set is refused, so that no fault is left behind in
@@ -42,6 +43,7 @@ class Fault:
     times: int = 1
     seconds: float = 0.2
     factor: float = 30.0
+    at: str = ""
 
     def __str__(self) -> str:
         given = [(f.name, getattr(self, f.name)) for f in fields(self)[1:]]
@@ -91,6 +93,7 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "times": lambda text: ALWAYS if text == "always" else _whole(text),
     "seconds": float,
     "factor": float,
+    "at": lambda text: _matching(r"[A-Za-z0-9_./]+", text),
 }
 
 

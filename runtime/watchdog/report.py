@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 
 from .place import Place
 
-SILENT_S = 10.0
-"""A rank that has not posted for so long does not run: it posts every few seconds, whatever it does."""
+SILENT_POSTS = 3.5
+"""A rank that was due to post more often than this does not run: it posts whatever its main thread does."""
 
 _SHOWN = 64
 
 
-def stalled(places: Mapping[int, Place], world: int, waited_s: float, now_s: float) -> str:
-    """Who waits where, and who is silent; the suspects are named first."""
-    quiet = [rank for rank, place in places.items() if now_s - place.time_s > SILENT_S]
+def stalled(places: Mapping[int, Place], world: int, waited_s: float, now_s: float, post_s: float) -> str:
+    """Who waits where, and who is silent; the suspects are named first. Ranks post every `post_s`."""
+    silent_s = SILENT_POSTS * post_s
+    quiet = [rank for rank, place in places.items() if not place.left and now_s - place.time_s > silent_s]
     missing = [rank for rank in range(world) if rank not in places]
     head = f"no progress for {waited_s:.0f} s{_suspects(places, quiet, missing)}"
-    return "\n".join([head, *_lines(places, world, now_s)])
+    return "\n".join([head, *_lines(places, world, now_s, silent_s)])
 
 
 def gone(places: Mapping[int, Place], lost: list[int], world: int, now_s: float) -> str:
@@ -25,7 +27,7 @@ def gone(places: Mapping[int, Place], lost: list[int], world: int, now_s: float)
     many = "s" if len(lost) > 1 else ""
     verb = "are" if many else "is"
     head = f"rank{many} {_list(lost)} {verb} gone: killed, or left without a word"
-    return "\n".join([head, *_lines(places, world, now_s)])
+    return "\n".join([head, *_lines(places, world, now_s, 0.0, lost)])
 
 
 def _suspects(places: Mapping[int, Place], quiet: list[int], missing: list[int]) -> str:
@@ -48,18 +50,23 @@ def _apart(places: Mapping[int, Place]) -> list[int]:
     return sorted(rank for group in groups[:-1] for rank in group)
 
 
-def _lines(places: Mapping[int, Place], world: int, now_s: float) -> list[str]:
-    lines = [f"  rank {rank}: {_line(places.get(rank), now_s)}" for rank in range(min(world, _SHOWN))]
+def _lines(
+    places: Mapping[int, Place], world: int, now_s: float, silent_s: float, lost: Collection[int] = ()
+) -> list[str]:
+    lines = []
+    for rank in range(min(world, _SHOWN)):
+        silent = rank in lost if lost else True
+        lines.append(f"  rank {rank}: {_line(places.get(rank), now_s, silent_s if silent else math.inf)}")
     return lines if world <= _SHOWN else [*lines, f"  and {world - _SHOWN} more, in the folder `ranks`"]
 
 
-def _line(place: Place | None, now_s: float) -> str:
+def _line(place: Place | None, now_s: float, silent_s: float) -> str:
     if place is None:
         return "has not said where it is"
-    silent_s = now_s - place.time_s
     if place.left:
         return "has ended"
-    heard = f", last heard {silent_s:.0f} s ago" if silent_s > SILENT_S else ""
+    since_s = now_s - place.time_s
+    heard = f", {since_s:.1f} s ago" if since_s > silent_s else ""
     return f"{place}{heard}"
 
 

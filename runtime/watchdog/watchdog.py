@@ -75,6 +75,7 @@ class Watchdog:
         self._board: Board | None = None
         self._peers: dict[int, Place] = {}
         self._section, self._step = SETUP, -1
+        self._post_s = POST_S if watched.world <= LARGE else POST_LARGE_S
         self._seen = (0, 0)
         self._moved_s = time.monotonic()
         self._posted_s = -1e9
@@ -150,7 +151,7 @@ class Watchdog:
         done = (self._executor.position.done if self._executor else 0, beats())
         if done != self._seen:
             self._seen, self._moved_s = done, now_s
-        if now_s - self._posted_s >= (POST_S if self.watched.world <= LARGE else POST_LARGE_S):
+        if now_s - self._posted_s >= self._post_s:
             self._posted_s = now_s
             self._post()
             self._check_others()
@@ -194,7 +195,7 @@ class Watchdog:
             self._leave(ExitCode.HANG)
         time.sleep(GRACE_S)
         assert self._board is not None
-        report = stalled(self._board.places(), self.watched.world, waited_s, time.time())
+        report = stalled(self._board.places(), self.watched.world, waited_s, time.time(), self._post_s)
         self._end(ExitCode.HANG, report)
 
     def _hear(self, signals: list[int]) -> None:
@@ -212,10 +213,9 @@ class Watchdog:
     def _terminated(self) -> None:
         """mpirun is about to kill this rank: a rank is lost, or somebody has ended the job."""
         if report := self.lost():
-            mark_failed(self.watched.status, ExitCode.LOST_PEER, report)
+            self._mark(ExitCode.LOST_PEER, report)
         elif self.watched.killed_by_term:
-            mark_failed(
-                self.watched.status,
+            self._mark(
                 128 + signal.SIGTERM,
                 "ended by SIGTERM: Open MPI's mpirun gives ranks half a second, too short to save; "
                 "send it SIGUSR1 to save and stop",
@@ -225,10 +225,13 @@ class Watchdog:
         """Say why, unless a verdict is there, and end the job."""
         with self._ending:
             if not _has_verdict(self.watched.status):
-                mark_failed(self.watched.status, code, message)
+                self._mark(code, message)
                 sys.stderr.write(f"moec: error: {message}\n")
                 sys.stderr.flush()
             self._leave(code)
+
+    def _mark(self, code: int, message: str) -> None:
+        mark_failed(self.watched.status, code, message, step=max(self._step, 0))
 
     def _leave(self, code: int) -> None:
         threading.Thread(target=self.watched.abort, args=(int(code),), daemon=True).start()
