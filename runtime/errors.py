@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     DONE = 0
     USER = 1  # the user's input: a wrong option, an unusable file
     INTERNAL = 70  # a bug of ours
+    OUT_OF_MEMORY = 71  # the host or the device has no more
     INPUT_OUTPUT = 74  # reading or writing failed: disk full, no permission
     STOPPED_EARLY = 75  # stopped on request and saved: put it into the queue again
     INTEGRITY = 76  # a file does not hold what its digest says

@@ -4,7 +4,7 @@
     kill, stop       SIGKILL, SIGSTOP of this process
     segfault         a read of address 0
     exit0, _exit0    sys.exit(0); os._exit(0), which runs no handlers
-    oom              the process may have no more memory (RLIMIT_AS), and asks for some
+    oom              the process may have no more memory (RLIMIT_AS), and the first all-reduce asks for some
     disk_full        files may not grow (RLIMIT_FSIZE) until the next step
     gil              a call that holds the interpreter's lock for ever
     sleep            `seconds` of sleep: a slow rank
@@ -52,7 +52,7 @@ class Faults(Companion):
     def __init__(self, text: str, rank: int) -> None:
         self._injector = Injector(parse(text, KINDS), rank, self._strike)
         self._state: TrainState | None = None
-        self._skip = False
+        self._skip = self._starve = False
         self._bad: float | None = None
         self._at = ""
         self._file_limit: tuple[int, int] | None = None
@@ -71,7 +71,7 @@ class Faults(Companion):
 
     def after_step(self, result: StepResult) -> None:
         """See `Companion`: what was to happen in the step and had no occasion does not happen later."""
-        self._skip, self._bad = False, None
+        self._skip, self._starve, self._bad = False, False, None
 
     def close(self) -> None:
         """See `Companion`."""
@@ -85,6 +85,8 @@ class Faults(Companion):
         match fault.kind:
             case "skip_collective":
                 self._skip = True
+            case "oom":
+                self._starve = True
             case "nan" | "inf":
                 self._bad, self._at = float(fault.kind), fault.at
             case "spike":
@@ -110,6 +112,8 @@ class Faults(Companion):
 
     def _around_sum(self, start: Callable[..., Any]) -> Callable[..., Any]:
         def total(x: torch.Tensor, axis: str) -> Any:
+            if self._starve:
+                _run_out_of_memory()
             if not self._skip:
                 return start(x, axis)
             self._skip = False
@@ -157,7 +161,7 @@ def _exit(fault: Fault) -> None:
     sys.exit(0)
 
 
-def _run_out_of_memory(fault: Fault) -> None:
+def _run_out_of_memory() -> None:
     """What has been taken stays; a quarter of a gigabyte more is refused."""
     pages = int(open("/proc/self/statm").read().split()[0])  # noqa: SIM115
     taken = pages * resource.getpagesize()
@@ -172,7 +176,6 @@ _AT_ONCE: dict[str, Callable[[Fault], object]] = {
     "segfault": lambda fault: ctypes.string_at(0),
     "exit0": _exit,
     "_exit0": lambda fault: os._exit(0),
-    "oom": _run_out_of_memory,
     "gil": lambda fault: ctypes.PyDLL(None).sleep(math.ceil(1e9)),
     "sleep": lambda fault: time.sleep(fault.seconds),
 }

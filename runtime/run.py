@@ -92,6 +92,7 @@ def run_training(options: RunOptions) -> int:
             check_profiled(options.observing, steps)
             measure = measure_of(options.observing, job)
             state = make_state(manifest, transport.rank, transport.device)
+            watch.holds(state.bytes_by_part())
             described = Described(manifest, job.bundle.source, job.bundle.digest, total, data.identity)
             saver = Checkpointer(described, state, transport, root)
             if resume:

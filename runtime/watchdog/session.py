@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from moec.runtime.errors import ExitCode, RuntimeFailure
 from moec.runtime.executor import Executor
 from moec.runtime.launch import discover
 from moec.runtime.loop import Companion
+from moec.runtime.out_of_memory import named
 from moec.runtime.transport.api import Transport, TransportError
 
 from . import board
@@ -34,7 +36,8 @@ _GONE_S = 1.0
 class Watch:
     """Watches one rank's run in `out`, whose verdict is in `status`; a context, on the main thread.
 
-    Leaving it with an error that tells of a lost peer names the ranks of this machine that are gone.
+    Leaving it with an error that tells of a lost peer names the ranks of this machine that are gone; with one
+    that tells that memory is at an end, it says what was planned.
     """
 
     def __init__(self, transport: Transport, out: Path, status: Path, limits: Limits) -> None:
@@ -51,6 +54,7 @@ class Watch:
             limits,
             self._signals,
         )
+        self._planned: Mapping[str, int] = {}
         self._slow: set[int] = set()
         self._done = False
 
@@ -62,6 +66,8 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if error is not None and (failure := named(error, self._planned, self._transport.device)):
+                raise failure from error
             if isinstance(error, RuntimeFailure) and error.exit_code == ExitCode.LOST_PEER:
                 self._name_the_lost(error)
         finally:
@@ -75,6 +81,10 @@ class Watch:
     def watch(self, executor: Executor) -> None:
         """What makes progress from now on."""
         self._dog.watch(executor)
+
+    def holds(self, planned: Mapping[str, int]) -> None:
+        """What this rank's state takes, in bytes by part."""
+        self._planned = planned
 
     def join(self) -> None:
         """All ranks show where they are from now on, in a folder of `out`, which is there. On all ranks."""
