@@ -15,6 +15,11 @@ class Life:
         self.bytes = x.untyped_storage().nbytes()
         self._storage: Any = StorageWeakRef(x.untyped_storage())  # type: ignore[no-untyped-call]
 
+    @property
+    def key(self) -> int:
+        """An identity of the memory, of no other one as long as this is there."""
+        return int(self._storage.cdata)
+
     def goes_on(self) -> bool:
         """Whether anything still holds the memory."""
         return not self._storage.expired()

@@ -38,7 +38,7 @@ def offload(graph: fx.Graph, settings: Offload, bytes_of: Bytes) -> None:
     for position in range(len(forward) - settings.horizon - 1):
         move = _Move(graph, forward, backward, position, position + settings.horizon)
         for node in kept(backward[position], forward[position]):
-            if bytes_of(node) >= settings.least_bytes and move.suits(node):
+            if bytes_of(node) >= max(1, settings.least_bytes) and move.suits(node):
                 move.apply(node)
 
 

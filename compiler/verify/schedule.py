@@ -28,6 +28,7 @@ from moec.runtime.abi.dtypes import DTYPES
 from moec.runtime.abi.mesh import Mesh
 
 from .differentiated import instructions
+from .offload import offloads
 from .report import Problems, check
 
 _CAST = torch.ops.aten._to_copy.default
@@ -73,7 +74,7 @@ def verify_micro_batch(micro_batch: MicroBatch) -> None:
     for gradient, (name, buffer) in zip(shards[states:], trained.items(), strict=True):
         way = _gradients_way(buffer, micro_batch.numerics)
         problems += _additions(gradient, way, micro_batch.uses[name])
-    check("micro_batch", graph, problems)
+    check("micro_batch", graph, [*problems, *offloads(graph)])
 
 
 def _gradients_way(buffer: Buffer, numerics: Numerics) -> list[str]:
