@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from itertools import product
 from math import prod
@@ -68,13 +69,8 @@ def buffers(mesh: Mesh) -> dict[str, Buffer]:
 
 def value(part: str, name: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """Every element of a part of a parameter, flat; exact in bfloat16, and no two parts are alike."""
-    generator = torch.Generator().manual_seed(hash_of(f"{part}/{name}/{seed}"))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{part}/{name}/{seed}".encode()))
     return torch.randint(-128, 128, (prod(shape),), generator=generator).float()
-
-
-def hash_of(text: str) -> int:
-    """The same on every run."""
-    return int.from_bytes(text.encode(), "little") % (1 << 31)
 
 
 def state_of(mesh: Mesh, rank: int, dtype: torch.dtype = torch.float32, **options: Any) -> TrainState:

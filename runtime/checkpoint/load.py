@@ -18,6 +18,7 @@ from moec.runtime.errors import IntegrityError
 from moec.runtime.state import TrainState
 from moec.runtime.weights.tensor_file import DTYPES, Entry, read_header, read_slice, shown
 
+from .folders import step_of
 from .manifest import MODEL, NAME, CheckpointManifest, StoredFile, manifest_text, read_manifest
 from .slices import SAVED_PARTS, Slice, parse_slice
 
@@ -52,9 +53,11 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: CheckpointManifest = read_manifest(folder)
+        if step_of(folder.name) not in (None, self.manifest.step):
+            raise IntegrityError(f"{folder / NAME} is that of step {self.manifest.step}")
         _check_folder(folder, self.manifest)
         self._by_parameter: dict[tuple[str, str], list[tuple[int, str, Slice]]] = {}
-        for file, slices in self.manifest.slices().items():
+        for file, slices in self.manifest.slices.items():
             for one in slices:
                 self._by_parameter.setdefault((one.part, one.name), []).append((one.start, file, one))
         for found in self._by_parameter.values():

@@ -21,7 +21,7 @@ from moec.runtime.transport.single import SingleTransport
 MESHES = st.sampled_from(meshes(6))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(before=MESHES, after=MESHES)
 def test_any_layout_reads_what_any_other_has_written(before: Mesh, after: Mesh) -> None:
     with tempfile.TemporaryDirectory() as scratch:
