@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from moec.runtime.data.files import written_whole
+from moec.runtime.record.names import PROFILE as PROFILE
 
-FOLDER = "profile"
 TRACE = "trace.json"
 _BLOCK_BYTES = 1 << 20
 

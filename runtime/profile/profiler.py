@@ -20,7 +20,7 @@ from moec.runtime.training import StepResult
 
 from .chrome import rank_events
 from .clocks import Clock, align
-from .files import FOLDER, TRACE, merge, part_path, write_part
+from .files import PROFILE, TRACE, merge, part_path, write_part
 from .spans import Recording
 from .work import Work
 
@@ -40,7 +40,7 @@ class Profiler(Companion):
     """Records the steps of `steps`, as far as the run does them, into `out`; `say` is told where they are."""
 
     def __init__(self, job: Job, steps: range, out: Path, say: Callable[[str], None] | None = None) -> None:
-        self._job, self._steps, self._folder = job, steps, out / FOLDER
+        self._job, self._steps, self._folder = job, steps, out / PROFILE
         self._say = say or (lambda text: print(text, file=sys.stderr))
         self._running: _Running | None = None
         self._done = False

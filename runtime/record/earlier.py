@@ -1,6 +1,7 @@
 """What an earlier run left in a folder is kept when another run takes the folder.
 
-OUT/previous-20260101T120000/     metrics.jsonl, run_status.json, model.moe, weights, checkpoints
+OUT/previous-20260101T120000/     metrics.jsonl, run_status.json, model.moe, weights, checkpoints, profile,
+                                  tensorboard
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from itertools import count
 from pathlib import Path
 
 from moec.runtime.errors import RuntimeFailure
-from moec.runtime.record.recorder import CHECKPOINTS, METRICS, MODEL, STATUS, WEIGHTS
+from moec.runtime.record.names import CHECKPOINTS, METRICS, MODEL, PROFILE, STATUS, TENSORBOARD, WEIGHTS
 from moec.runtime.record.status import read_status, utc_now
 from moec.runtime.weights.writer import check_replaceable
 
-_RECORD = (METRICS, MODEL, WEIGHTS, CHECKPOINTS, STATUS)
+_RECORD = (METRICS, MODEL, WEIGHTS, CHECKPOINTS, PROFILE, TENSORBOARD, STATUS)
 
 
 def set_aside(out: Path) -> Path | None:

@@ -18,6 +18,9 @@ COUNTS = ("dropped_choices", "dropped_tokens")
 COUNT_TABLES = ("bytes_sent",)
 """Name -> name -> whole number."""
 
+MOST_COUNT = 1 << 63
+"""More than anything that is counted, and a number that arithmetic can take."""
+
 OBJECTS = (*NUMBERS, *COUNTS, *COUNT_TABLES)
 
 
@@ -35,8 +38,8 @@ def is_object(name: str, value: object) -> bool:
     if name in NUMBERS:
         return _holds(value, lambda item: item is None or type(item) in (int, float))
     if name in COUNT_TABLES:
-        return _holds(value, lambda row: _holds(row, _is_count))
-    return _holds(value, _is_count)
+        return _holds(value, lambda row: _holds(row, is_count))
+    return _holds(value, is_count)
 
 
 def read(name: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -50,5 +53,6 @@ def _holds(value: object, kind: Callable[[object], bool]) -> bool:
     return isinstance(value, dict) and all(map(kind, value.values()))
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int
+def is_count(value: object) -> bool:
+    """Whether data is a whole number that something may have been counted to."""
+    return type(value) is int and abs(value) < MOST_COUNT

@@ -17,7 +17,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from moec.runtime.record.tally import Tally, duration, fitted, load_figures, loss_figure, speed_figures
+from moec.runtime.record.tally import (
+    Tally,
+    duration,
+    fitted,
+    load_figures,
+    loss_figure,
+    speed_figures,
+    validation_figures,
+)
 from moec.runtime.record.terminal import Forgiving
 
 INTERVAL_S = 0.2
@@ -58,6 +66,30 @@ class LiveScreen:
             self._live = None
 
 
+class LiveLines:
+    """Draws lines of text in the place of those before; a context."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=cast(TextIO, Forgiving(stream)), force_terminal=True, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
+
+    def __enter__(self) -> LiveLines:
+        self._live.start()
+        self._console.show_cursor(True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def size(self) -> tuple[int, int]:
+        """Columns and lines that there is room for."""
+        return self._console.width, self._console.height
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Draw."""
+        self._live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
+
+
 def picture(tally: Tally, width: int) -> Group:
     """The two lines."""
     row = Table.grid(padding=(0, 1), expand=True)
@@ -71,7 +103,8 @@ def picture(tally: Tally, width: int) -> Group:
         f"{100 * tally.done // max(tally.steps, 1)}%",
         f"{duration(tally.left_s)} left",
     )
-    figures = [loss_figure(tally), *speed_figures(tally), *load_figures(tally, named=True)]
+    figures = [loss_figure(tally), *validation_figures(tally), *speed_figures(tally)]
+    figures += load_figures(tally, named=True)
     detail = Text(fitted(figures, width), no_wrap=True)
     colour = "green" if tally.loss_change < 0 else "yellow"
     detail.highlight_regex(r"\([+-].*?\)", colour)

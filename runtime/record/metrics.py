@@ -3,8 +3,9 @@
     {"step": 0, "loss": 6.93, "aux_loss": 1.02, "grad_norm": 2.1, "lr": 0.0003, "tokens": 4096,
      "tokens_per_s": 51200.0, "step_s": 0.08, "expert_load": {"layers.0.experts": [1020, 1031, 2045, 0]}}
 
-docs/metrics.md lists all names. JSON has no NaN and no infinity: a number that is neither finite is null, and `non_finite` says what it was,
-as in `"non_finite": {"loss": "nan"}`. A reader passes over names that it does not know.
+docs/metrics.md lists all names, and a reader passes over those that it does not know. JSON has no NaN and no
+infinity: a number that is neither finite is null, and `non_finite` says what it was, as in
+`"non_finite": {"loss": "nan"}`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 
 from moec.runtime.abi.codec import FormatError, parse_json
 from moec.runtime.errors import InputOutputError, IntegrityError, InternalError, UserError
-from moec.runtime.record.fields import OBJECTS, is_object, read, written
+from moec.runtime.record.fields import OBJECTS, is_count, is_object, read, written
 
 MAX_LINE_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 16
@@ -39,8 +40,8 @@ class StepMetrics:
     `loss` is the mean over the loss-bearing tokens of the global batch, and `tokens` counts its real tokens,
     padding left out. `grad_norm` is the norm before clipping. `expert_load` counts, by MoE, how often each
     expert was chosen. Where the model has no such loss, `aux_loss` is 0.0, the others are None.
-    `load_imbalance` is the load of the busiest expert over the mean of all, `router_entropy` the mean over the
-    tokens of the entropy of the router's probabilities, in nats. `dropped_choices` found no room at their
+    `load_imbalance` is the load of the busiest expert over the mean of all, `router_entropy` the mean over
+    the tokens of the entropy of the router's probabilities, in nats. `dropped_choices` found no room at their
     expert, `dropped_tokens` no room at any; both only where the router has a capacity.
 
     `bytes_sent` (by axis and collective) and `time_s` (`data`, `compute`, `collectives`, and `waiting`, which
@@ -217,7 +218,7 @@ def _is_step(data: Mapping[str, Any]) -> bool:
     required = {*_COUNTS, *_NUMBERS, "expert_load"}
     return (
         required <= data.keys()
-        and all(type(data[name]) is int for name in _COUNTS)
+        and all(is_count(data[name]) for name in _COUNTS)
         and all(type(data[name]) in (int, float) for name in data.keys() & {*_NUMBERS, *_OPTIONAL})
         and all(is_object(name, data[name]) for name in data.keys() & set(OBJECTS))
         and isinstance(data["expert_load"], dict)
@@ -226,7 +227,7 @@ def _is_step(data: Mapping[str, Any]) -> bool:
 
 
 def _is_counts(value: object) -> bool:
-    return isinstance(value, list) and all(type(count) is int for count in value)
+    return isinstance(value, list) and all(map(is_count, value))
 
 
 def _end_before_step(file: BinaryIO, step: int, where: str) -> int:

@@ -29,6 +29,7 @@ from moec.runtime.record.tally import (
     loss_figure,
     number,
     speed_figures,
+    validation_figures,
 )
 from moec.runtime.record.terminal import Forgiving
 
@@ -147,7 +148,8 @@ class LineScreen:
 
 def line(tally: Tally) -> str:
     """`12/200  loss 6.8012 (-0.1303)  lr 3.0e-05  12.3k tok/s  1:34 left  load 1.4x`."""
-    figures = [Figure(f"{tally.done}/{tally.steps}", 10), loss_figure(tally), *speed_figures(tally)]
+    figures = [Figure(f"{tally.done}/{tally.steps}", 10), loss_figure(tally)]
+    figures += [*validation_figures(tally), *speed_figures(tally)]
     figures.append(Figure(f"{duration(tally.left_s)} left", 4))
     return fitted([*figures, *load_figures(tally, named=False)], COLUMNS)
 
@@ -164,6 +166,7 @@ def summary(
         change = f"({number(tally.loss_change, '+')})"
         losses = f"{number(tally.first.loss)} -> {number(tally.last.loss)} {change}"
         lines = [f"{steps} in {duration(seconds)}, {speed}", f"loss {losses}"]
+        lines += [f"held-out loss {number(loss)}  {name}" for name, loss in tally.validation.items()]
     if state_bytes:
         parts = ", ".join(f"{what} {amount(size)}B" for what, size in state_bytes.items())
         lines.append(f"state of rank 0: {amount(sum(state_bytes.values()))}B ({parts})")

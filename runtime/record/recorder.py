@@ -9,15 +9,14 @@ from typing import Protocol
 from moec.runtime.errors import ExitCode
 from moec.runtime.guard import describe, exit_code_of
 from moec.runtime.record.metrics import MetricsWriter, StepMetrics
+from moec.runtime.record.names import CHECKPOINTS as CHECKPOINTS
+from moec.runtime.record.names import METRICS as METRICS
+from moec.runtime.record.names import MODEL as MODEL
+from moec.runtime.record.names import STATUS as STATUS
+from moec.runtime.record.names import WEIGHTS as WEIGHTS
 from moec.runtime.record.progress import open_progress
 from moec.runtime.record.status import StatusFile
 from moec.runtime.trackers.bank import Trackers
-
-METRICS = "metrics.jsonl"
-STATUS = "run_status.json"
-WEIGHTS = "weights"
-MODEL = "model.moe"
-CHECKPOINTS = "checkpoints"
 
 
 class Recorder(Protocol):

@@ -28,6 +28,7 @@ class Tally:
         self.steps = steps
         self.first: StepMetrics | None = None
         self.last: StepMetrics | None = None
+        self.validation: Mapping[str, float] = {}
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._tokens_per_s = array("d")
 
@@ -35,6 +36,7 @@ class Tally:
         """One step more."""
         self.first = self.first or metrics
         self.last = metrics
+        self.validation = metrics.validation_loss or self.validation
         self._recent_s.append(metrics.step_s)
         self._tokens_per_s.append(metrics.tokens_per_s)
 
@@ -83,21 +85,33 @@ def loss_figure(tally: Tally) -> Figure:
 
 
 def speed_figures(tally: Tally) -> list[Figure]:
-    """Learning rate and tokens a second of the last step."""
+    """Learning rate and speed of the last step: tokens a second, and its share of the peak if that is known."""
     if tally.last is None:
         return []
     return [
         Figure(f"lr {tally.last.lr:.1e}", 3),
         Figure(f"{amount(tally.last.tokens_per_s)} tok/s", 6),
+        *([Figure(f"{100 * tally.last.mfu:.1f}% of peak", 2)] if tally.last.mfu is not None else []),
     ]
 
 
+def validation_figures(tally: Tally) -> list[Figure]:
+    """The newest loss of every set of held-out data; the first set is the most important one."""
+    losses = enumerate(tally.validation.values())
+    return [Figure(f"{'' if i else 'held-out '}{number(loss)}", 8 if i == 0 else 2) for i, loss in losses]
+
+
 def load_figures(tally: Tally, *, named: bool) -> list[Figure]:
-    """The worst imbalance of the last step, with the MoE's name if `named`."""
+    """The worst imbalance of the last step, with the MoE's name if `named`, and the choices without room."""
     worst = worst_load(tally.last.expert_load) if tally.last else None
     if worst is None:
         return []
-    return [Figure(f"load {worst[0]:.1f}x", 5), *([Figure(f"in {worst[1]}", 1)] if named else [])]
+    dropped = sum(tally.last.dropped_choices.values()) if tally.last else 0
+    return [
+        Figure(f"load {worst[0]:.1f}x", 5),
+        *([Figure(f"in {worst[1]}", 1)] if named else []),
+        *([Figure(f"dropped {amount(dropped)}", 2)] if dropped else []),
+    ]
 
 
 def fitted(figures: Sequence[Figure], width: int) -> str:

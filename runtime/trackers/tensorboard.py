@@ -13,11 +13,11 @@ from typing import Any
 
 from moec.runtime.errors import EnvironmentMismatch
 from moec.runtime.record.metrics import StepMetrics
+from moec.runtime.record.names import TENSORBOARD
 
 from .api import RunFacts
 from .scalars import scalars
 
-FOLDER = "tensorboard"
 _FLUSH_S = 10
 
 
@@ -27,7 +27,7 @@ def open_tracker(argument: str, run: RunFacts) -> TensorBoard:
     Raises:
         EnvironmentMismatch: tensorboardX is not installed.
     """
-    folder = Path(argument) if argument else run.out / FOLDER
+    folder = Path(argument) if argument else run.out / TENSORBOARD
     return TensorBoard(_writer(folder, run.done), run)
 
 

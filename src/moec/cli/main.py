@@ -10,7 +10,17 @@ import typer
 from typer.exceptions import TyperException
 
 from moec import __version__
-from moec.cli import checkpoints, comparing, compiling, datasets, exchanging, language, launching, running
+from moec.cli import (
+    checkpoints,
+    comparing,
+    compiling,
+    datasets,
+    exchanging,
+    language,
+    launching,
+    running,
+    watching,
+)
 from moec.cli.checking import refuse
 from moec.dsl import SourceErrors
 from moec.runtime.errors import EnvironmentMismatch, UserError, message_of
@@ -24,7 +34,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for commands in (language, comparing, compiling, running, datasets, exchanging, checkpoints, launching):
+for commands in (
+    language,
+    comparing,
+    compiling,
+    running,
+    watching,
+    datasets,
+    exchanging,
+    checkpoints,
+    launching,
+):
     commands.add_to(app)
 
 
