@@ -107,7 +107,7 @@ def test_variants(variant: str, dispatch: Dispatch) -> None:
 
 @settings(deadline=None, max_examples=12)
 @given(
-    st.sampled_from(["z", "identity and capacity", "padded", "weighed input", "latent", "jitter"]),
+    st.sampled_from(["z", "identity and capacity", "padded capacity", "weighed input", "latent", "jitter"]),
     st.sampled_from([(2, 2, 2), (2, 1, 2), (1, 3, 3), (4, 2, 8), (1, 4, 2), (2, 3, 6)]),
     st.sampled_from([*OTHERS.values()]),
     st.integers(1, 3),
@@ -169,10 +169,13 @@ def operations(region: PartitionedRegion) -> Counter[str]:
 
 @pytest.mark.parametrize(("variant", "dispatch"), _rotated(ROUTED))
 def test_collectives_of_a_layer(variant: str, dispatch: Dispatch) -> None:
-    """All-gather: tokens, choices and weights once, one sum back. A shuffle: the same three and the sum."""
+    """All-gather: tokens, choices and weights once, one sum back. A shuffle: the same and the sum.
+
+    Where weights multiply what goes in, there are others for what comes out.
+    """
     region = reference(small_spec(variant)).kinds["layer_0"]
     moes = operations(region)["group_by_expert"]  # type: ignore[arg-type]
-    weighs = 1
+    weighs = 2 if variant == "weighed input" else 1
     found = operations(routed(small_spec(variant), dispatch))
     gathered = dispatch.by == "all_gather"
     assert found["gather_rows"] == (2 + weighs) * moes * gathered
@@ -291,7 +294,7 @@ def test_faults_in_a_shuffle(fault: Callable[[fx.Graph], str]) -> None:
 def lost_sum(graph: fx.Graph) -> str:
     sums = first(graph, exchange_ops.scatter_sums)
     sums.target, sums.args = model_ops.scaled, (sums.args[0], 1.0)
-    return "gives no layout"
+    return "says batch, but gives summand of gathered(expert)"
 
 
 def weights_of_one_rank(graph: fx.Graph) -> str:
