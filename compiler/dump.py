@@ -6,16 +6,19 @@ The same for the same spec on every machine.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor, fx
 
 from moec.dsl.written import memory_texts
 from moec.runtime.abi.buffers import Buffer
+from moec.runtime.abi.dtypes import DTYPES
 from moec.runtime.abi.mesh import AXES
 from moec.runtime.abi.program import list_text
 
 from .graph import LAYOUT, VAL, Region, origin, parameter_path
+from .numerics import Numerics
 from .plan.plan import Plan
 
 
@@ -38,16 +41,25 @@ def dump_plan(plan: Plan) -> str:
         f"{axis} {mesh.size(axis)}" for axis in AXES if axis not in ("data", "expert_owner", "rank")
     )
     memory = ", ".join(f"{name} {text}" for name, text in memory_texts(plan.memory).items())
-    lines = [f"plan for {mesh.world} ranks: {degrees}; {memory}"]
+    lines = [f"plan for {mesh.world} ranks: {degrees}; {memory}", *_formats(plan.numerics)]
     for kind, buffers in plan.buffers.items():
         for buffer in buffers:
             whose = f", that of {buffer.owner}" if buffer.owner not in (None, kind) else ""
             placement = _placement(plan, buffer)
-            lines.append(f"  {kind}/{buffer.name}{whose}: {buffer.numel:,} elements, {placement}")
+            dtype = "" if DTYPES[buffer.dtype] == plan.numerics.parameters else f" in {buffer.dtype}"
+            lines.append(f"  {kind}/{buffer.name}{whose}: {buffer.numel:,} elements{dtype}, {placement}")
             lines.extend(
                 f"    {s.path:<28} {list(s.stored_shape)!s:<22} at {s.offset:,}" for s in buffer.slots
             )
     return "\n".join(lines)
+
+
+def _formats(numerics: Numerics) -> Iterator[str]:
+    """The formats that are not those of parameters; nothing where all are."""
+    found = {field.name: getattr(numerics, field.name) for field in fields(numerics)}
+    other = [f"{name} {str(dtype)[6:]}" for name, dtype in found.items() if dtype != numerics.parameters]
+    if other:
+        yield f"  {', '.join(other)}; all else {str(numerics.parameters)[6:]}"
 
 
 def _placement(plan: Plan, buffer: Buffer) -> str:

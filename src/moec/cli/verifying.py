@@ -119,7 +119,7 @@ def run_ranks(
     mesh, rank = described.mesh, transport.rank
     axes = set[str]().union(*map(collective_axes, compiled.programs.values()))
     executor = Executor(compiled.programs, make_groups(mesh, axes, transport), transport.device)
-    state = TrainState(described.states(), mesh, rank, compiled.reference.shape.dtype, transport.device)
+    state = TrainState(described.states(), mesh, rank, compiled.plan.numerics.parameters, transport.device)
     for name, shard in state.parameters.items():
         for piece in state.pieces(name):
             part = weights[piece.name].reshape(-1)[piece.start : piece.start + piece.count]
