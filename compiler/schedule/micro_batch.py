@@ -154,9 +154,8 @@ class _Scheduler:
             arguments = [*buffers, *self.inputs_of[instance].values()]
             saved = region.saved if self.trains else ()
             names = [*region.outputs, *(f"saved.{name}" for name in saved)]
-            results = self.nodes.run(
-                f"{region.kind}.forward", arguments, [f"{instance}.{name}" for name in names]
-            )
+            labels = [f"{instance}.{name}" for name in names]
+            results = self.nodes.run(f"{region.kind}.forward", arguments, labels, f"{instance}.forward")
             self.values.update(zip(region.outputs, results, strict=False))
             self.saved_of[instance] = results[len(region.outputs) :]
             for name in region.outputs:
@@ -177,7 +176,7 @@ class _Scheduler:
             ]
             trained = [buffer.name for buffer in region.trained]
             names = [f"{instance}.grad.{name}" for name in (*trained, *region.input_grads)]
-            results = self.nodes.run(f"{kind}.backward", arguments, names)
+            results = self.nodes.run(f"{kind}.backward", arguments, names, f"{instance}.backward")
             for buffer, gradient in zip(region.trained, results, strict=False):
                 self._reduce(instance, buffer, gradient)
             grads = dict(zip(region.input_grads, results[len(trained) :], strict=True))

@@ -39,9 +39,11 @@ class Nodes:
         """Part of a flat value, under an identifier made of `name`."""
         return self._named(name, machine_ops.parameter, (whole, offset, tuple(shape)))
 
-    def run(self, program: str, arguments: Sequence[fx.Node], results: Sequence[str]) -> list[fx.Node]:
-        """Another program; `results` are what its first results are called."""
-        result = self.call(machine_ops.call, program, list(arguments))
+    def run(
+        self, program: str, arguments: Sequence[fx.Node], results: Sequence[str], name: str = "call"
+    ) -> list[fx.Node]:
+        """Another program; `results` are what its first results are called, `name` is of the call."""
+        result = self._named(name, machine_ops.call, (program, list(arguments)))
         return [self._named(name, machine_ops.getitem, (result, i)) for i, name in enumerate(results)]
 
     def cast(self, name: str, x: fx.Node, dtype: torch.dtype, to: torch.dtype) -> fx.Node:

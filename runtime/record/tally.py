@@ -85,7 +85,7 @@ def loss_figure(tally: Tally) -> Figure:
 
 
 def speed_figures(tally: Tally) -> list[Figure]:
-    """Learning rate and speed of the last step: tokens a second, and its share of the peak if that is known."""
+    """Learning rate, tokens a second and, if the peak is known, its share of that, of the last step."""
     if tally.last is None:
         return []
     return [
