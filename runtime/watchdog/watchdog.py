@@ -89,7 +89,8 @@ class Watchdog:
 
     def start(self) -> None:
         """Begin to watch."""
-        faulthandler.enable()
+        with suppress(RuntimeError, ValueError, AttributeError, OSError):  # stderr is no file
+            faulthandler.enable()
         self._thread.start()
 
     def watch(self, executor: Executor) -> None:
