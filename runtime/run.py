@@ -40,6 +40,7 @@ from moec.runtime.state import TrainState, make_state
 from moec.runtime.training import StepResult, Trainer
 from moec.runtime.transport.api import Transport
 from moec.runtime.transport.factory import make_transport
+from moec.runtime.validate import ValidationOptions, Validator, check_validation
 from moec.runtime.watchdog.limits import Limits
 from moec.runtime.watchdog.session import Watch, say
 from moec.runtime.weights.save import save_weights
@@ -70,6 +71,11 @@ class RunOptions:
     validation: tuple[str, ...] = ()
     observing: Observing = field(default_factory=Observing)
 
+    @property
+    def of_validation(self) -> ValidationOptions:
+        """What of it is about held-out data."""
+        return ValidationOptions(self.validation, self.tokenizer, self.end_of_document)
+
 
 def run_training(options: RunOptions) -> int:
     """Train, as one rank of the job that this process belongs to. What it raises has an exit code."""
@@ -85,6 +91,7 @@ def run_training(options: RunOptions) -> int:
         job = open_job(options.bundle, transport)
         watch.watch(job.executor)
         manifest = job.bundle.manifest
+        check_validation(manifest, options.validation)
         data = open_data(DataOptions(options.data, options.tokenizer, options.end_of_document), job)
         with make_loader(data, manifest, transport.rank, epochs=manifest.training.epochs) as loader:
             total = _total_steps(manifest, loader)
@@ -100,14 +107,16 @@ def run_training(options: RunOptions) -> int:
             else:
                 initialise(state, job, init, options.init_from)
             verdict.trainer = trainer = Trainer(job, state, loader, total)
+            validator = Validator(job, state, options.of_validation, steps)
             with _recorder(job, state, options, steps, saver.done) as recorder:
                 verdict.is_of_earlier = False
                 watch.join()
                 companions = (
                     *profilers(options.observing, job, options.out),
                     *_companions(trainer, saver, recorder, watch, faults),
+                    validator,
                 )
-                wish = _train(trainer, steps, recorder, saver, companions, measure)
+                wish = _train(trainer, steps, recorder, saver, companions, measure, validator)
                 watch.saving()
                 code = _finish(job, state, recorder, options.out, wish)
     transport.close()
@@ -233,6 +242,7 @@ def _train(
     saver: Checkpointer,
     companions: tuple[Companion, ...],
     measure: Measure,
+    validator: Validator,
 ) -> Wish | None:
     def record(result: StepResult) -> None:
         recorder.step(
@@ -241,6 +251,7 @@ def _train(
                 checkpoint_stall_s=saver.take_stall_s(),
                 skipped=trainer.skipped or None,
                 rewinds=trainer.rewinds or None,
+                validation_loss=validator.losses_after(result.step),
             )
         )
 

@@ -52,7 +52,7 @@ def _check_footer(path: Path) -> None:
     tail = bytes(file.read(file.size_bytes - _TAIL_BYTES, _TAIL_BYTES))
     if tail[4:] != _MAGIC:
         raise IntegrityError(
-            f"{path} is cut off or damaged: it has no {_MAGIC.decode()} at byte {file.size_bytes - 4}, its end"
+            f"{path} is cut off or damaged: there is no {_MAGIC.decode()} at its end, byte {file.size_bytes}"
         )
     footer = int.from_bytes(tail[:4], "little")
     if footer > min(MAX_FOOTER_BYTES, file.size_bytes - len(_MAGIC) - _TAIL_BYTES):
