@@ -33,8 +33,7 @@ def gone(places: Mapping[int, Place], lost: list[int], world: int, now_s: float)
 def _suspects(places: Mapping[int, Place], quiet: list[int], missing: list[int]) -> str:
     if quiet or missing:
         silent = sorted({*quiet, *missing})
-        many = "s give" if len(silent) > 1 else " gives"
-        return f"; rank{many} no sign of life: {_list(silent)}" if silent else ""
+        return f"; no sign of life from rank{'s' if len(silent) > 1 else ''} {_list(silent)}"
     apart = _apart(places)
     return f"; not where the others are: rank {_list(apart)}" if apart else ""
 
