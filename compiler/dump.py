@@ -41,7 +41,8 @@ def dump_plan(plan: Plan) -> str:
         f"{axis} {mesh.size(axis)}" for axis in AXES if axis not in ("data", "expert_owner", "rank")
     )
     memory = ", ".join(f"{name} {text}" for name, text in memory_texts(plan.memory).items())
-    lines = [f"plan for {mesh.world} ranks: {degrees}; {memory}", *_formats(plan.numerics)]
+    dispatch = f"dispatch {plan.dispatch}; " if mesh.expert > 1 else ""
+    lines = [f"plan for {mesh.world} ranks: {degrees}; {dispatch}{memory}", *_formats(plan.numerics)]
     for kind, buffers in plan.buffers.items():
         for buffer in buffers:
             whose = f", that of {buffer.owner}" if buffer.owner not in (None, kind) else ""

@@ -23,6 +23,9 @@ class Dispatch:
     shuffle: bool = False
     origin: Origin = field(default=NOWHERE, compare=False, repr=False)
 
+    def __str__(self) -> str:
+        return f"{self.by}{'(shuffle: true)' * self.shuffle}"
+
 
 @dataclass(frozen=True)
 class ParallelSpec:
