@@ -27,6 +27,7 @@ from moec.dsl.spec import Spec
 from moec.runtime.abi.bundle import Bundle, read_bundle
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.data.layout import assign
+from moec.runtime.data.loader import Batch
 from moec.runtime.draw import normal
 from moec.runtime.errors import ExitCode
 from moec.runtime.executor import Executor
@@ -75,11 +76,14 @@ def verify(compiled: Compiled, transport: Transport) -> list[Deviation]:
     spec = compiled.spec
     weights = draw_weights(spec, seed=spec.train.seed)
     tokens, targets = draw_batch(spec, seed=spec.train.seed)
-    ranks = run_ranks(compiled, transport, weights, tokens, targets)
+    documents = draw_documents(spec, seed=spec.train.seed)
+    ranks = run_ranks(compiled, transport, weights, tokens, targets, documents)
     found: list[Deviation] = []
     if transport.rank == 0:
         train = spec.train
-        reference = reference_step(spec.model, weights, tokens, targets, train.micro_batches, train.seed)
+        reference = reference_step(
+            spec.model, weights, tokens, targets, train.micro_batches, train.seed, documents=documents
+        )
         found = sorted(compare(ranks, reference), key=lambda d: -d.relative)
     told = transport.exchange(json.dumps([[d.name, d.relative] for d in found]).encode())
     return [Deviation(name, relative) for name, relative in json.loads(told[0])]
@@ -111,8 +115,24 @@ def draw_batch(spec: Spec, seed: int) -> tuple[Tensor, Tensor]:
     return tokens, targets
 
 
+def draw_documents(spec: Spec, seed: int) -> Tensor | None:
+    """Where in its sequence each token's document starts, (sequences, sequence) int64; None where joined."""
+    train = spec.train
+    if train.documents == "joined":
+        return None
+    numbers = np.random.Generator(np.random.Philox(seed + 1))
+    shape = (train.batch_sequences, train.sequence)
+    starts = np.where(numbers.random(shape) < 1 / 4, np.arange(train.sequence), 0)
+    return torch.from_numpy(np.maximum.accumulate(starts, axis=1))
+
+
 def run_ranks(
-    compiled: Compiled, transport: Transport, weights: dict[str, Tensor], tokens: Tensor, targets: Tensor
+    compiled: Compiled,
+    transport: Transport,
+    weights: dict[str, Tensor],
+    tokens: Tensor,
+    targets: Tensor,
+    documents: Tensor | None = None,
 ) -> Ranks:
     """One step of a compiled program, without update, on all ranks of `transport`; the same result on all."""
     described = manifest_of(compiled)
@@ -124,12 +144,13 @@ def run_ranks(
         for piece in state.pieces(name):
             part = weights[piece.name].reshape(-1)[piece.start : piece.start + piece.count]
             shard[piece.offset : piece.offset + piece.count] = part
-    batch = _rank_batch(compiled, rank, tokens, targets)
+    batch = _rank_batch(compiled, rank, tokens, targets, documents)
     arguments = [
-        *(t.to(transport.device) for t in batch),
+        *(t.to(transport.device) for t in batch.tensors),
         0.0,
         torch.tensor(1.0),
         math.inf,
+        *batch.documents_on(transport.device),
         *state.arguments(),
     ]
     with torch.no_grad():
@@ -142,21 +163,21 @@ def run_ranks(
 
 
 def _rank_batch(
-    compiled: Compiled, rank: int, tokens: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The part of a global batch, the first of a run, that falls to one rank.
-
-    (M, B, S) tokens and targets, (M,) sequences and the position of the first one.
-    """
+    compiled: Compiled, rank: int, tokens: Tensor, targets: Tensor, documents: Tensor | None
+) -> Batch:
+    """The part of a global batch, the first of a run, that falls to one rank."""
     shape, micro = compiled.reference.shape, compiled.plan.micro_batches
     mine = torch.zeros((micro, shape.sequences, shape.sequence), dtype=torch.int64)
-    wanted = torch.full_like(mine, -100)
+    wanted, starts = torch.full_like(mine, -100), torch.zeros_like(mine)
     rows = assign(tokens.shape[0], micro, compiled.plan.mesh.world, shape.sequences, rank)
     for m, positions in enumerate(rows):
         mine[m, : len(positions)] = tokens[positions.start : positions.stop]
         wanted[m, : len(positions)] = targets[positions.start : positions.stop]
+        if documents is not None:
+            starts[m, : len(positions)] = documents[positions.start : positions.stop]
     sequences = torch.tensor([len(positions) for positions in rows])
-    return mine, wanted, sequences, torch.tensor([positions.start for positions in rows])
+    first = torch.tensor([positions.start for positions in rows])
+    return Batch(mine, wanted, sequences, first, None if documents is None else starts)
 
 
 def _collect_gradients(
