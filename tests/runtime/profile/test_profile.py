@@ -1,4 +1,4 @@
-"""Traces of chosen steps: the Trace Event Format, every instruction of every rank, and nothing off the steps."""
+"""Traces of chosen steps: the Trace Event Format, every instruction of every rank, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from moec.runtime.abi.bundle import read_bundle
 from moec.runtime.abi.program import Instruction, Ref
 from moec.runtime.errors import UserError
 from moec.runtime.loop import Companion, Wish, train
@@ -130,14 +131,14 @@ def test_a_trace_has_every_instruction_of_every_rank_in_the_chosen_steps(tmp_pat
 
 def expected_instructions(bundle: Path, steps: int) -> Counter[tuple[str, str]]:
     """How often each runs: by walking through the programs."""
-    programs = {p["name"]: p for p in json.loads((bundle / "programs.json").read_text())["programs"]}
+    programs = read_bundle(bundle).programs
     found: Counter[tuple[str, str]] = Counter()
 
     def walk(name: str) -> None:
-        for instruction in programs[name]["instructions"]:
-            found[name, instruction["name"]] += 1
-            if instruction["op"] == "moec.call":
-                walk(instruction["arguments"][0])
+        for instruction in programs[name].instructions:
+            found[name, instruction.name] += 1
+            if instruction.op == "moec.call":
+                walk(instruction.arguments[0])
 
     for _ in range(steps):
         walk("step")
