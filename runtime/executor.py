@@ -15,17 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .abi.instructions import COLLECTIVE_STARTS, COPY_STARTS, INSTRUCTIONS, MEMBER
+from .abi.instructions import COLLECTIVE_STARTS, COPY_STARTS, FACTORIES, INSTRUCTIONS, MEMBER
 from .abi.program import Argument, Instruction, Program, map_refs, refs, uses
 from .errors import InternalError
 from .host_memory import HostMemory
 from .transport.api import Group, Handle
-
-_FACTORIES = frozenset(
-    {"aten.arange.default", "aten.full.default", "aten.scalar_tensor.default", "aten.zeros.default"}
-)
-"""Instructions that make a tensor of nothing: the executor says on which device."""
-
 
 Around = Callable[[str, Instruction, Callable[..., Any]], Callable[..., Any]]
 """Program, instruction and what carries it out -> what does so instead."""
@@ -187,7 +181,7 @@ class Executor:
     ) -> _Call:
         arguments = tuple(_template(a, slots) for a in instruction.arguments)
         keywords = {key: _template(a, slots) for key, a in instruction.keywords}
-        if instruction.op in _FACTORIES:
+        if instruction.op in FACTORIES:
             keywords["device"] = self.device
         return _Call(
             function=self._function(instruction),

@@ -19,6 +19,7 @@ from .errors import EnvironmentMismatch
 from .executor import Executor
 from .launch import discover
 from .profile.meter import Meter
+from .rehearsal import check_memory
 from .transport.api import Group, Transport
 
 
@@ -39,12 +40,13 @@ class Job:
 def open_job(path: Path, transport: Transport) -> Job:
     """Load a bundle on every rank of `transport`.
 
-    Raises FormatError or NotABundleError for the bundle, EnvironmentMismatch if torch, the world or another
-    rank's bundle do not match it.
+    Raises FormatError or NotABundleError for the bundle, EnvironmentMismatch if torch, the world, the memory
+    of this machine or another rank's bundle do not match it.
     """
     bundle = read_bundle(path)
     check_toolchain(bundle)
     check_world_size(bundle, transport.world)
+    check_memory(bundle, transport.device)
     agree({"bundle": bundle.digest, "torch": torch.__version__}, transport)
     groups = make_groups(bundle.manifest.mesh, used_axes(bundle), transport)
     meter = Meter()

@@ -71,12 +71,13 @@ _ENTRIES = (
 )
 """The programs that a run starts: what they take first, how many parts of the state, and what they give."""
 
+# Of 671 billion parameters in 61 layers and three kinds: 23 kB, 1.6 MB, 4 MB, 7 kB, 1.1 MB.
 _LIMITS_BYTES = {
-    "manifest.json": 64 << 20,
-    "programs.json": 1 << 30,
-    "checkpoint.json": 256 << 20,
+    "manifest.json": 16 << 20,
+    "programs.json": 64 << 20,
+    "checkpoint.json": 64 << 20,
     "model.moe": 1 << 20,
-    "listing.txt": 1 << 30,
+    "listing.txt": 256 << 20,
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 T = TypeVar("T")
 
 _MAX_DEPTH = 64
+_MAX_VALUES = 1 << 24  # two letters of a file can be a value, which takes some thirty times as much in memory
 _MAX_LISTED = 5  # names in a message
 
 
@@ -59,6 +60,8 @@ def read_json(path: Path, limit_bytes: int) -> Any:
 
 def parse_json(raw: bytes, where: str) -> Any:
     """JSON text as data. Raises FormatError."""
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise FormatError(f"{where}: more than {_MAX_VALUES} values")
     try:
         data = json.loads(
             raw,

@@ -55,6 +55,9 @@ _INT: dict[str, Callable[..., Any]] = {
 }
 
 
+_MOST = 1 << 62
+
+
 class UnknownInstructionError(Exception):
     """A name that is not in the instruction set."""
 
@@ -65,11 +68,23 @@ def _aten(name: str) -> Callable[..., Any]:
     return found
 
 
+def _of_sizes(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Of whole numbers that may be sizes: of others Python makes texts, lists and numbers without a bound."""
+
+    def on_sizes(a: Any, b: Any, /) -> Any:
+        result = function(a, b) if type(a) is type(b) is int else None
+        if result is None or abs(result) > _MOST:
+            raise ValueError("takes and gives whole numbers up to 2^62")
+        return result
+
+    return on_sizes
+
+
 INSTRUCTIONS: dict[str, Callable[..., Any]] = {
     **{f"aten.{name}": GUARDED.get(name, _aten(name)) for name in ATEN},
     **{f"moec.{name}": kernel for name, kernel in KERNELS.items()},
     **{f"moec.{name}": function for name, function in MACHINE_OPS.items()},
-    **{f"int.{name}": function for name, function in _INT.items()},
+    **{f"int.{name}": _of_sizes(function) for name, function in _INT.items()},
 }
 
 _NAMES: dict[Any, str] = {
@@ -134,3 +149,8 @@ COPY_STARTS = frozenset({"moec.offload_start", "moec.load_start"})
 COLLECTIVE_STARTS = frozenset(
     {"moec.all_to_all_start", "moec.all_reduce_start", "moec.shard_gather_start", "moec.reduce_scatter_start"}
 )
+
+FACTORIES = frozenset(
+    {"aten.arange.default", "aten.full.default", "aten.scalar_tensor.default", "aten.zeros.default"}
+)
+"""Instructions that make a tensor of nothing: the executor says on which device."""

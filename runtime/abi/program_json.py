@@ -28,6 +28,7 @@ _DTYPES = {
 }  # fmt: skip
 
 _MAX_INSTRUCTIONS = 4_000_000
+_MAX_WORK = 1_000_000_000  # instructions of one run of a program
 
 
 def programs_to_data(programs: Mapping[str, Program]) -> Any:
@@ -58,7 +59,7 @@ def check_programs(programs: Mapping[str, Program], where: str) -> None:
     if sum(len(p.instructions) for p in programs.values()) > _MAX_INSTRUCTIONS:
         raise FormatError(f"{where}: more than {_MAX_INSTRUCTIONS} instructions")
     calls = {name: _check_program(program, programs, where) for name, program in programs.items()}
-    _check_no_recursion(calls, where)
+    _check_work(programs, _in_order(calls, where), where)
 
 
 def _check_program(program: Program, programs: Mapping[str, Program], where: str) -> set[str]:
@@ -119,12 +120,23 @@ def _check_arguments(instruction: Instruction, at: str) -> None:
             raise FormatError(f"{at} = {instruction.op}: {name!r} is no dtype")
 
 
-def _check_no_recursion(calls: Mapping[str, set[str]], where: str) -> None:
+def _in_order(calls: Mapping[str, set[str]], where: str) -> list[str]:
+    """The programs, each after those that it calls."""
     try:
-        TopologicalSorter(calls).prepare()
+        return list(TopologicalSorter(calls).static_order())
     except CycleError as error:
         ring = " -> ".join(error.args[1])
         raise FormatError(f"{where}: programs call each other in a ring: {ring}") from error
+
+
+def _check_work(programs: Mapping[str, Program], order: list[str], where: str) -> None:
+    """A few programs that call each other twice come to more than any machine ends."""
+    work: dict[str, int] = {}
+    for name in order:
+        called = (str(i.arguments[0]) for i in programs[name].instructions if i.op == "moec.call")
+        work[name] = len(programs[name].instructions) + sum(work[callee] for callee in called)
+        if work[name] > _MAX_WORK:
+            raise FormatError(f"{where}: {name} comes to more than {_MAX_WORK} instructions, calls included")
 
 
 def _place_to_data(place: Place) -> Any:
