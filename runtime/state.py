@@ -25,7 +25,7 @@ class TrainState:
     """Shards (shard_numel,) by part (`STATE_PARTS`) and state name (`layers.3/matrices`), zero at first.
 
     What is not trained has the first part only. `dtype` is that of parameters and gradients; `moments`, if it
-    is another, that of the others. `dtypes` has them by part.
+    is another, that of the others. `dtypes` has them by part. Without all `parts`, it is not for training.
 
     Who fills parameters notes in `written` what. `passed_over` counts batches of the run's order that no step
     takes: the step after `n` others takes batch `n + passed_over`.
@@ -39,6 +39,7 @@ class TrainState:
         dtype: torch.dtype,
         device: torch.device,
         moments: torch.dtype | None = None,
+        parts: tuple[str, ...] = STATE_PARTS,
     ) -> None:
         self.passed_over = 0
         self.written = Written()
@@ -49,7 +50,7 @@ class TrainState:
                 name: torch.zeros(buffer.shard_numel, dtype=self.dtypes[part], device=device)
                 for name, buffer in with_part(part, self.buffers).items()
             }
-            for part in STATE_PARTS
+            for part in parts
         }
 
     @property
@@ -64,7 +65,7 @@ class TrainState:
 
     def arguments(self) -> list[Tensor]:
         """All shards, in the order that the step program takes them."""
-        return [shard for part in STATE_PARTS for shard in self.parts[part].values()]
+        return [shard for shards in self.parts.values() for shard in shards.values()]
 
     def bytes_by_part(self) -> dict[str, int]:
         """How many bytes this rank holds of each part."""
@@ -100,3 +101,9 @@ def make_state(manifest: Manifest, rank: int, device: torch.device) -> TrainStat
     """The state of `rank`, all zero."""
     dtype, moments = DTYPES[manifest.dtype], DTYPES[manifest.moments]
     return TrainState(manifest.states(), manifest.mesh, rank, dtype, device, moments)
+
+
+def make_parameters(manifest: Manifest, rank: int, device: torch.device) -> TrainState:
+    """The parameters of `rank` alone, all zero: what evaluation needs."""
+    dtype = DTYPES[manifest.dtype]
+    return TrainState(manifest.states(), manifest.mesh, rank, dtype, device, parts=STATE_PARTS[:1])

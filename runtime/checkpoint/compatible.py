@@ -39,7 +39,7 @@ def check_compatible(saved: CheckpointManifest, bundle: Manifest, data: str | No
         others = [path for path in refused if path not in ORDER]
         what = "another model" if others else "samples in another order"
         raise UserError(f"{where} is of {what}:\n{_listed(refused)}\n{_advice(bool(others))}")
-    _check_parameters(saved, bundle, where)
+    check_parameters(saved, bundle, where)
     if data is not None and data != saved.data.fingerprint:
         raise UserError(
             f"{where} is of a run on other data, of which it has seen {saved.data.sequences} sequences: "
@@ -83,7 +83,7 @@ def _advice(model: bool) -> str:
     )
 
 
-def _check_parameters(saved: CheckpointManifest, bundle: Manifest, where: str) -> None:
+def check_parameters(saved: CheckpointManifest, bundle: Manifest, where: str) -> None:
     """The same facts make the same parameters; a file may have been made by other means."""
     here = {
         name: (slot.shape, buffer.trained)

@@ -152,12 +152,22 @@ def load_state(state: TrainState, checkpoint: Checkpoint) -> None:
     for gradient in state.gradients.values():
         gradient.zero_()
     for part in SAVED_PARTS:
-        for name, shard in state.parts[part].items():
-            shard.zero_()
-            for piece in state.pieces(name):
-                _fill(shard, piece, checkpoint, part)
-                if part == "parameter":
-                    state.written.add(name, piece, 0, piece.count)
+        _load_part(state, checkpoint, part)
+
+
+def load_parameters(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Fill a rank's parameters alone. Errors are those of `load_state`."""
+    state.written.clear()
+    _load_part(state, checkpoint, SAVED_PARTS[0])
+
+
+def _load_part(state: TrainState, checkpoint: Checkpoint, part: str) -> None:
+    for name, shard in state.parts[part].items():
+        shard.zero_()
+        for piece in state.pieces(name):
+            _fill(shard, piece, checkpoint, part)
+            if part == "parameter":
+                state.written.add(name, piece, 0, piece.count)
 
 
 def _fill(shard: Tensor, piece: Piece, checkpoint: Checkpoint, part: str) -> None:
