@@ -6,6 +6,7 @@ moec run ... --tracker tensorboard        tensorboard --logdir OUT/tensorboard
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -46,8 +47,12 @@ def _library() -> Any:
 
 
 def _writer(folder: Path, step: int) -> Any:
-    """What earlier events in the folder say of `step` and later ones is void."""
-    return _library().SummaryWriter(str(folder), purge_step=step, flush_secs=_FLUSH_S)
+    """What earlier events in the folder say of `step` and later ones is void.
+
+    The library names files by the second: the suffix keeps two of one second apart, and in order.
+    """
+    suffix = f".{time.time_ns()}"
+    return _library().SummaryWriter(str(folder), purge_step=step, flush_secs=_FLUSH_S, filename_suffix=suffix)
 
 
 class TensorBoard:
