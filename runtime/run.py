@@ -101,7 +101,7 @@ def run_training(options: RunOptions) -> int:
             state = make_state(manifest, transport.rank, transport.device)
             watch.holds(state.bytes_by_part())
             described = Described(manifest, job.bundle.source, job.bundle.digest, total, data.identity)
-            saver = Checkpointer(described, state, transport, root)
+            saver = Checkpointer(described, state, transport, root, watch.saving)
             if resume:
                 saver.resume(strict=options.strict_resume)
             else:

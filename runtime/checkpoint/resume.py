@@ -92,11 +92,3 @@ def _pass_over(root: Path, steps: list[int], problems: list[str], transport: Tra
     if steps:
         remaining = folders.complete_steps(root)
         folders.write_latest(root, remaining[0])
-
-
-def abandon_newer(root: Path, step: int, transport: Transport) -> None:
-    """The run goes on from `step`: what it saved later is put aside, since it will come there again."""
-    for later in folders.complete_steps(root) if transport.rank == 0 else []:
-        if later > step:
-            aside = folders.pass_over(root / folders.folder_name(later), "abandoned")
-            say(f"the checkpoint of step {later} is now in {aside.name}: the run goes on from step {step}")

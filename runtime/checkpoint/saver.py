@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +60,19 @@ KEPT = 3
 class Checkpointer(Companion):
     """Saves the state as `train.checkpoint` says, at the end, and where a run is wished to stop.
 
-    With `none`, only where it is wished to stop.
+    With `none`, only where it is wished to stop. `waits` is called before a wait for a disk, which may take
+    longer than a step may.
     """
 
-    def __init__(self, described: Described, state: TrainState, transport: Transport, root: Path) -> None:
-        self._stall_s = 0.0
+    def __init__(
+        self,
+        described: Described,
+        state: TrainState,
+        transport: Transport,
+        root: Path,
+        waits: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stall_s, self._waits = 0.0, waits
         self._described, self._state = described, state
         self._transport, self._root = transport, root
         saving = described.bundle.training.checkpoint
@@ -184,7 +193,8 @@ class Checkpointer(Companion):
         flight = self._flight
         if flight is None:
             return
-        if wait:
+        if wait and not flight.work.done():
+            self._waits()
             flight.work.exception()
         words = self._transport.exchange(_word(flight.work))
         if PENDING in words:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from checkpoint_states import DATA, FACTS, assert_is, bundle_manifest, fill, save, saver_of, state_of
+from checkpoint_states import DATA, FACTS, assert_is, bundle_manifest, save, saver_of, state_of
 from moec.runtime.abi.mesh import Mesh
 from moec.runtime.checkpoint import folders
 from moec.runtime.checkpoint.compatible import check_compatible
 from moec.runtime.checkpoint.inspect import checkpoint_at, checkpoints_of, listed, problems
 from moec.runtime.checkpoint.load import Checkpoint
-from moec.runtime.checkpoint.resume import abandon_newer
+from moec.runtime.checkpoint.saver import CheckpointError
 from moec.runtime.checkpoint.start import wants_resume
 from moec.runtime.errors import IntegrityError, UserError
 from moec.runtime.transport.api import Transport
@@ -279,16 +279,13 @@ def test_a_run_lists_its_checkpoints_and_names_the_newest(root: Path) -> None:
         checkpoints_of(root / "step-00000005")
 
 
-def test_a_run_that_starts_further_back_puts_later_ones_aside(
-    root: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    abandon_newer(root, 5, SingleTransport())
-    assert folders.complete_steps(root) == [5]
-    assert "step-00000010.abandoned-" in capfd.readouterr().err
-    state = state_of(Mesh(1, 1, 1, 1), 0)
-    companion = saver_of(state, SingleTransport(), root)
-    fill(state, 10)
+def test_a_checkpoint_that_is_there_is_never_written_over(root: Path) -> None:
+    before = (root / "step-00000010/manifest.json").read_bytes()
+    companion = saver_of(state_of(Mesh(1, 1, 1, 1), 0), SingleTransport(), root)
     companion.save(10)
-    companion.drain()
+    with pytest.raises(CheckpointError, match="is there already"):
+        companion.drain()
     companion.close()
+    assert (root / "step-00000010/manifest.json").read_bytes() == before
     assert folders.complete_steps(root) == [10, 5]
+    assert folders.unfinished(root) == []
