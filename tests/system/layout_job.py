@@ -23,6 +23,7 @@ from torch import Tensor
 from moec.runtime.abi.buffers import with_part
 from moec.runtime.data.layout import assign
 from moec.runtime.data.loader import Loader
+from moec.runtime.data.samples import Source
 from moec.runtime.data.source import open_stream
 from moec.runtime.data.tokenizer import open_tokenizer
 from moec.runtime.guard import run_rank
@@ -55,7 +56,7 @@ def _train(job: Job, out: Path, steps: int) -> dict[str, object]:
     _save(job, state, out / "initial")
     stream = open_stream("builtin:python-docs", open_tokenizer(), manifest.vocab)
     loader = Loader(
-        stream, sequence=training.sequence, batch_sequences=training.batch_sequences,
+        [Source(stream)], sequence=training.sequence, batch_sequences=training.batch_sequences,
         micro_batches=training.micro_batches, data_ranks=manifest.world, data_rank=transport.rank,
         seed=training.seed,
     )  # fmt: skip
