@@ -1,4 +1,4 @@
-"""Rules of values that wait in host memory: what goes there is used no more, and comes back for a backward."""
+"""Rules of values that wait in host memory: what goes there is not used, and comes back for backward."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ MEMORY: tuple[Param, ...] = (
         takes_none=True,
         takes=("recompute",),
         meaning="what backward makes again instead of keeping it",
+        opened="auto",
     ),
     Param(
         "offload",
@@ -41,6 +42,7 @@ MEMORY: tuple[Param, ...] = (
         takes_none=True,
         takes=("offload",),
         meaning="what waits in host memory",
+        opened="activations",
     ),
     Param("gathered", "free or keep", "free", meaning="whole parameters between forward and backward"),
     Param(

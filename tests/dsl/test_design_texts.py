@@ -51,17 +51,15 @@ def test_the_cluster_run_checks_but_for_what_is_not_built_yet() -> None:
     found = errors(_text("cluster_run"))
     assert codes(found) == {catalogue.NOT_YET.code}
     named = [diagnostic.span.text for diagnostic in found if diagnostic.span is not None]
-    assert named == ["attention", "imbalance = 2.0", "device = 80GiB"]
+    assert named == ["imbalance = 2.0", "device = 80GiB"]
 
 
 def test_the_cluster_run_without_that_means_what_it_says() -> None:
-    text = _text("cluster_run").replace(
-        "recompute = attention, imbalance = 2.0, device = 80GiB", "recompute = full"
-    )
+    text = _text("cluster_run").replace(", imbalance = 2.0, device = 80GiB", "")
     found = load(text)
     assert found.parallel == spec.ParallelSpec(expert=8, shard=32, replicate=None)
     assert found.precision == spec.PrecisionSpec(compute="bf16")
-    assert found.memory.recompute == "full"
+    assert found.memory == spec.MemorySpec(recompute="attention")
     assert found.train == spec.TrainSpec(
         sequence=4096,
         batch_tokens=4 * 2**20,

@@ -68,7 +68,21 @@ CASES: list[tuple[str, Callable[[m.Spec], object], object]] = [
     ("train.seed=9", lambda s: s.train.seed, 9),
     ("parallel.expert=2", lambda s: s.parallel.expert, 2),
     ("parallel.replicate=rest", lambda s: s.parallel.replicate, None),
-    ("memory.recompute=full", lambda s: s.memory.recompute, "full"),
+    ("memory.recompute=full", lambda s: s.memory.recompute, "layer"),
+    ("memory.recompute=experts", lambda s: s.memory.recompute, "experts"),
+    (
+        "memory.recompute=[attention, experts.router]",
+        lambda s: s.memory.recompute,
+        m.RecomputeNames(("attention", "experts.router")),
+    ),
+    ("memory.recompute=auto(1.5GiB)", lambda s: s.memory.recompute, m.RecomputeAuto(3 << 29)),
+    ("memory.recompute=auto(2KB)", lambda s: s.memory.recompute, m.RecomputeAuto(2000)),
+    ("memory.recompute.budget=16GiB", lambda s: s.memory.recompute, m.RecomputeAuto(16 << 30)),
+    ("memory.offload=activations", lambda s: s.memory.offload, m.Offload(2, 1 << 20)),
+    ("memory.offload.horizon=3", lambda s: s.memory.offload, m.Offload(3, 1 << 20)),
+    ("memory.gathered=keep", lambda s: s.memory.gathered, "keep"),
+    ("memory.loss_chunk=1K tokens", lambda s: s.memory.loss_chunk, 1024),
+    ("memory.loss_chunk=none", lambda s: s.memory.loss_chunk, None),
     ("precision.compute=bf16", lambda s: s.precision.compute, "bf16"),
 ]
 

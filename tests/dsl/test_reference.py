@@ -182,6 +182,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parameters": _parameters,
     "where": _where,
     "dispatch": lambda: _roles("dispatch"),
+    "kept": lambda: _roles("recompute", "offload"),
     "train": lambda: _params(BLOCKS["train"]),
     "training": lambda: _roles("optimizer", "schedule"),
     "limits": _limits,
@@ -257,7 +258,7 @@ def test_every_construct_is_in_the_reference_with_its_meaning() -> None:
         if construct.supported:
             assert construct.meaning, construct.name
             assert TEXT.count(f"#### `{construct.name}`\n\n{construct.meaning}") == 1, construct.name
-        if construct.role not in ("optimizer", "schedule", "init"):
+        if construct.role not in ("optimizer", "schedule", "init", "recompute", "offload"):
             assert construct.users, construct.name
 
 

@@ -73,7 +73,11 @@ def test_settings_of_a_block(kind: str) -> None:
 def test_values_of_settings() -> None:
     assert below("train { optimizer = ^ }") == {"adamw"}
     assert below("train { schedule = ^ }") == {"cosine", "constant"}
-    assert below("memory { recompute = ^ }") == {"none", "full"}
+    words = {"none", "attention", "experts", "layer", "full", "auto"}
+    assert below("memory { recompute = ^ }") == words
+    assert below("memory { offload = ^ }") == {"none", "activations"}
+    assert below("memory { offload = activations(^) }") == {"horizon", "least"}
+    assert below("memory { gathered = ^ }") == {"free", "keep"}
     assert below("parallel { expert = re^ }") == {"rest"}
     assert below("train { optimizer = adamw(^) }") == {"lr", "betas", "eps", "weight_decay"}
     assert below("train { clip = ^ }") == {"none"}

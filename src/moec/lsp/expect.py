@@ -7,12 +7,14 @@ from functools import cache
 
 from moec.dsl.vocabulary import CONSTRUCTS, Param, of_role
 
-_NOT_WORDS = frozenset(("count", "number", "numbers", "degree", "layer", "steps", "value", "bytes", "tokens"))
+_NOT_WORDS = frozenset(("count", "number", "numbers", "degree", "steps", "value", "bytes", "tokens"))
 
 
 @cache
 def words(param: Param) -> tuple[str, ...]:
     """The words it takes: `none` of `count or none`, `max` and `top2_sum` of `max or top2_sum`."""
+    if param.value == "layer":
+        return ()  # its number
     pieces = (piece.strip() for piece in re.split(r", | or ", param.value))
     return tuple(piece for piece in pieces if piece.isidentifier() and piece not in _NOT_WORDS)
 
