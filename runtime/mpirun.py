@@ -58,10 +58,13 @@ def find(python: str = sys.executable) -> Mpirun:
     return Mpirun(path, "Open MPI" in ran.stdout, int(version[1]) if version else 0)
 
 
-def command(n: int, argv: Sequence[str], python: str = sys.executable) -> tuple[list[str], dict[str, str]]:
+def command(
+    n: int, argv: Sequence[str], python: str = sys.executable, *, elastic: bool = False
+) -> tuple[list[str], dict[str, str]]:
     """The command line and the environment that start `n` ranks of `argv` on this machine.
 
-    Variables that the user has set are left alone.
+    Variables that the user has set are left alone. `elastic`: the job outlives a lost rank. Raises
+    EnvironmentMismatch where the MPI cannot do that.
     """
     mpirun = find(python)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
@@ -73,10 +76,14 @@ def command(n: int, argv: Sequence[str], python: str = sys.executable) -> tuple[
             "--bind-to",
             "none",
         ]  # by default two ranks are bound to one core each, with all their threads
+    if elastic:
+        if not mpirun.is_open_mpi or mpirun.major < 5:
+            raise EnvironmentMismatch(f"--elastic needs Open MPI 5 or later: {mpirun.path} is another")
+        options = ["--with-ft", "ulfm", *options]
     return [mpirun.path, "-n", str(n), *options, *argv], settings | environment
 
 
-def start(n: int, argv: Sequence[str], *, saves: bool = False) -> int:
+def start(n: int, argv: Sequence[str], *, saves: bool = False, elastic: bool = False) -> int:
     """Run `n` ranks of `argv`, pass on the signals that this process gets, and return mpirun's exit code.
 
     Of ranks that save and stop at SIGUSR1 (`saves`), the first SIGTERM is made one: mpirun itself would leave
@@ -85,7 +92,7 @@ def start(n: int, argv: Sequence[str], *, saves: bool = False) -> int:
     A job that a signal ended counts as 128 plus its number, as in a shell, whether the launcher dies of it or
     makes another code of it; ranks that saved first keep their own code, 75.
     """
-    line, environment = command(n, argv)
+    line, environment = command(n, argv, elastic=elastic)
     environment[VARIABLE] = signature(os.getpid())
     # A session of its own, so that an interrupt from the terminal comes once: a second one makes mpirun kill.
     process = subprocess.Popen(line, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -19,6 +19,7 @@ from moec.runtime.checkpoint.start import wants_resume
 from moec.runtime.data.files import written_whole
 from moec.runtime.data.loader import Loader
 from moec.runtime.data.source import check_data
+from moec.runtime.elastic import Replan, check_elastic, outlive
 from moec.runtime.errors import ExitCode
 from moec.runtime.fault_kinds import Faults, injected
 from moec.runtime.feeding import DataOptions, make_loader, open_data
@@ -52,7 +53,7 @@ class RunOptions:
 
     `end_of_document` is the tokenizer's token between documents, where it cannot be told from the file.
     `resume` goes on from the newest whole checkpoint in `out`, if there is any; with `strict_resume`, the
-    newest must be whole.
+    newest must be whole. `elastic`: a lost rank is not the end.
     """
 
     bundle: Path
@@ -70,6 +71,7 @@ class RunOptions:
     init_from: InitFrom = "all"
     validation: tuple[str, ...] = ()
     observing: Observing = field(default_factory=Observing)
+    elastic: bool = False
 
     @property
     def of_validation(self) -> ValidationOptions:
@@ -77,17 +79,38 @@ class RunOptions:
         return ValidationOptions(self.validation, self.tokenizer, self.end_of_document)
 
 
-def run_training(options: RunOptions) -> int:
-    """Train, as one rank of the job that this process belongs to. What it raises has an exit code."""
+def run_training(options: RunOptions, replan: Replan | None = None) -> int:
+    """Train, as one rank of the job that this process belongs to. What it raises has an exit code.
+
+    With `replan`, which makes a bundle for another number of ranks, the run goes on without ranks that are
+    lost.
+    """
     faults = injected(options.inject_faults, discover().rank)
     timeout_s = 2 * options.limits.longest_s + 60  # the watchdog comes first
     transport = make_transport(options.transport or default_transport(), timeout_s=timeout_s)
     _check_paths(options)
+    if replan is None:
+        return _run(options, transport, faults)
+    check_elastic(transport)
+
+    def attempt(bundle: Path, resume: bool, joined: Transport) -> int:
+        changed = replace(options, bundle=bundle, resume=resume or options.resume, elastic=True)
+        return _run(changed, joined, faults)
+
+    with _Verdict(options.out / STATUS, is_of_earlier=False):
+        return outlive(attempt, options.bundle, transport, replan, options.limits.longest_s)
+
+
+def _run(options: RunOptions, transport: Transport, faults: Faults | None) -> int:
+    """The whole run, by the ranks of `transport`."""
     root = options.out / CHECKPOINTS
     resume = wants_resume(root, transport, resume=options.resume)
     init = options.init if resume else _make_room(options, transport)
-    status = options.out / STATUS
-    with _Verdict(status, resume) as verdict, Watch(transport, options.out, status, options.limits) as watch:
+    status, elastic = options.out / STATUS, options.elastic
+    with (
+        _Verdict(status, resume, outlives=elastic) as verdict,
+        Watch(transport, options.out, status, options.limits, outlives=elastic) as watch,
+    ):
         job = open_job(options.bundle, transport)
         watch.watch(job.executor)
         manifest = job.bundle.manifest
@@ -174,13 +197,13 @@ class _Verdict:
     """A context that gives a run that fails its verdict, from whichever rank and however far it has come.
 
     `is_of_earlier`: what is there is the verdict of the run that this one goes on from. It is replaced, but
-    not because of a slip in the command.
+    not because of a slip in the command. `outlives`: that a rank is lost is no verdict.
     """
 
-    def __init__(self, status: Path, is_of_earlier: bool) -> None:
+    def __init__(self, status: Path, is_of_earlier: bool, *, outlives: bool = False) -> None:
         self.trainer: Trainer | None = None
         self.is_of_earlier = is_of_earlier
-        self._status = status
+        self._status, self._outlives = status, outlives
 
     def __enter__(self) -> _Verdict:
         return self
@@ -191,6 +214,8 @@ class _Verdict:
         last = self.trainer.last if self.trainer else None
         done, loss = (last.step + 1, last.losses["loss"]) if last is not None else (0, None)
         code = exit_code_of(error)
+        if self._outlives and code == ExitCode.LOST_PEER:
+            return
         replaces = self.is_of_earlier and code != ExitCode.USER
         mark_failed(self._status, code, describe(error), done, loss, replaces=replaces)
 

@@ -67,6 +67,9 @@ except (ImportError, RuntimeError) as error:  # mpi4py itself, or the MPI librar
     ) from error
 
 LARGEST_COUNT = 2**31 - 1
+FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
+"""Set for ranks of an `mpirun --with-ft ulfm`."""
+
 WHOLE_GATHER_BYTES = 64 * 1024
 """all_reduce gathers whole tensors, rather than sums of blocks, up to this many bytes over all members."""
 
@@ -311,11 +314,14 @@ class MpiGroup:
 
 
 class MpiTransport:
-    """A rank of an MPI job. `device` other than the CPU needs an MPI that takes its pointers."""
+    """A rank of an MPI job. `device` other than the CPU needs an MPI that takes its pointers.
+
+    `survives`: the transport of the job before a rank was lost, whose buffers may still be written to.
+    """
 
     name = "mpi"
 
-    def __init__(self, device: torch.device | None = None) -> None:
+    def __init__(self, device: torch.device | None = None, survives: MpiTransport | None = None) -> None:
         _initialize()
         self.device = device or torch.device("cpu")
         if self.device.type != "cpu" and not gpu_aware():
@@ -324,7 +330,9 @@ class MpiTransport:
                 "use the nccl transport, or an MPI built for this GPU"
             )
         self.library = library()
-        self._comm, self._last_comm = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
+        self._before = survives
+        whole = MPI.COMM_WORLD if survives is None else survives.left()
+        self._comm, self._last_comm = whole.Dup(), whole.Dup()
         self.rank, self.world = self._comm.rank, self._comm.size
         self._progress = _Progress()
         self._groups: list[MpiGroup] = []
@@ -369,6 +377,23 @@ class MpiTransport:
                 return None
             time.sleep(0.001)
         return [bytes(out[start : start + len(data)]) for start in range(0, len(out), len(data))]
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether Open MPI was told to outlive a rank: `mpirun --with-ft ulfm`."""
+        return self.library.startswith("Open MPI") and os.environ.get(FAULT_TOLERANT, "") in ("1", "true")
+
+    def shrink(self) -> MpiTransport:
+        """The transport of the ranks that are left. Whatever is under way on this one ends with an error."""
+        with Translated("shrink", MPI.Exception):
+            return MpiTransport(self.device, survives=self)
+
+    def left(self) -> MPI.Comm:
+        """A communicator of the ranks that are left, after an end to all others of this transport."""
+        groups = [comm for group in self._groups for comm in (group.comm, group.second_comm)]
+        for comm in (*groups, self._last_comm, self._comm):
+            comm.Revoke()
+        return self._comm.Shrink()
 
     def abort(self, code: int) -> None:
         """End the job with `code` through MPI_Abort."""

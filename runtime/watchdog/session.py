@@ -37,10 +37,13 @@ class Watch:
     """Watches one rank's run in `out`, whose verdict is in `status`; a context, on the main thread.
 
     Leaving it with an error that tells of a lost peer names the ranks of this machine that are gone; with one
-    that tells that memory is at an end, it says what was planned.
+    that tells that memory is at an end, it says what was planned. `outlives`: the run goes on without ranks
+    that are lost.
     """
 
-    def __init__(self, transport: Transport, out: Path, status: Path, limits: Limits) -> None:
+    def __init__(
+        self, transport: Transport, out: Path, status: Path, limits: Limits, *, outlives: bool = False
+    ) -> None:
         self._transport, self._out = transport, out
         self._signals = Signals()
         self._dog = Watchdog(
@@ -50,6 +53,7 @@ class Watch:
                 transport.abort,
                 status,
                 killed_by_term=discover().kind == "openmpi",
+                outlives=outlives,
             ),
             limits,
             self._signals,

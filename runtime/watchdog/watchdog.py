@@ -1,8 +1,8 @@
 """The watchdog of a rank: a thread beside its main thread, which may be blocked in MPI or gloo for ever.
 
 It ends the job where nothing else would: when there was no progress for too long (exit code 86, with every
-rank's place), when another rank of this machine is gone (88), when the launcher is gone (88), and at the
-second signal that asks to stop. Where even this thread does not run, because something holds the
+rank's place), when another rank of this machine is gone (88), when the launcher is gone (88), and at a
+SIGTERM after another request to stop. Where even this thread does not run, because something holds the
 interpreter's lock, a timer of the system prints the stacks of all threads and ends the process.
 
 Nothing is sent over the network for it: see `board.py`.
@@ -54,7 +54,8 @@ MPIRUN_KILLS_S = 1.0
 class Watched:
     """What a watchdog needs to know of its rank: how to end the job, and where its verdict is kept.
 
-    `killed_by_term` says that the launcher kills soon after SIGTERM, as Open MPI's does.
+    `killed_by_term` says that the launcher kills soon after SIGTERM, as Open MPI's does. `outlives` says that
+    the others go on where a rank is lost.
     """
 
     rank: int
@@ -62,6 +63,7 @@ class Watched:
     abort: Callable[[int], None]
     status: Path
     killed_by_term: bool = False
+    outlives: bool = False
 
 
 class Watchdog:
@@ -175,7 +177,7 @@ class Watchdog:
     def _check_others(self) -> None:
         if self._launcher.is_gone():
             self._end(ExitCode.LOST_PEER, f"{self._launcher} is gone: this rank ends")
-        if report := self.lost():
+        if not self.watched.outlives and (report := self.lost()):
             self._end(ExitCode.LOST_PEER, report)
 
     def _lost(self) -> list[Place]:
@@ -207,7 +209,8 @@ class Watchdog:
             if number == signal.SIGTERM and time.monotonic() - self._continued_s < MPIRUN_KILLS_S:
                 self._terminated()
             assert self._signals is not None
-            if len(self._signals.stops) > 1:
+            # USR1 may come several times: from a scheduler to every process, and through the launcher.
+            if number == signal.SIGTERM and len(self._signals.stops) > 1:
                 name = signal.Signals(number).name
                 self._end(128 + number, f"the second request to stop, {name}: nothing is saved")
 

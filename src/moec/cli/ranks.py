@@ -35,12 +35,16 @@ def is_bundle(target: str) -> bool:
 
 @dataclass(frozen=True)
 class Ranks:
-    """A command that ranks do: its name and `arguments` for a rank beside the bundle, and what -n says."""
+    """A command that ranks do: its name and `arguments` for a rank beside the bundle, and what -n says.
+
+    `elastic`: the job outlives a lost rank.
+    """
 
     command: str
     arguments: list[str]
     processes: int | None
     transport: str | None
+    elastic: bool = False
 
     def carry_out(
         self, work: Callable[[Path], int], target: str, overrides: list[str] | None, folder: Path
@@ -100,7 +104,7 @@ class Ranks:
             os.environ.setdefault("COLUMNS", str(os.get_terminal_size().columns))
         chosen = ["--transport", self.transport] if self.transport else []
         command = [sys.executable, "-m", "moec", self.command, str(bundle), *self.arguments, *chosen]
-        return start(ranks, command, saves=self.command == "run")
+        return start(ranks, command, saves=self.command == "run", elastic=self.elastic)
 
 
 def _refuse_overrides(overrides: list[str] | None) -> None:

@@ -65,6 +65,13 @@ Timeout = Annotated[
         "Default: step=600,setup=1800,checkpoint=1800.",
     ),
 ]
+Elastic = Annotated[
+    bool,
+    typer.Option(
+        "--elastic",
+        help="Go on without ranks that are lost, from the newest checkpoint (Open MPI with ULFM).",
+    ),
+]
 FaultInjection = Annotated[
     bool,
     typer.Option("--enable-fault-injection", help="Let the faults happen that MOEC_FAULT names."),

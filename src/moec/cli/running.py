@@ -10,8 +10,10 @@ import typer
 from moec.cli.ending import verdict_of_ranks
 from moec.cli.language import AsJson, Overrides
 from moec.cli.ranks import Ranks, launched
+from moec.cli.replanning import replanned_in
 from moec.cli.run_options import (
     Data,
+    Elastic,
     EndOfDocument,
     FaultInjection,
     InitFrom,
@@ -69,6 +71,7 @@ def run(
     profile: Profile = None,
     tracker: Trackers = None,
     peak_flops: PeakFlops = None,
+    elastic: Elastic = False,
 ) -> int:
     """Train. Under mpirun this is one rank; with -n, or from a spec, it starts the ranks itself."""
     from moec.runtime.observe_options import parse_observing
@@ -100,7 +103,8 @@ def run(
                 limits=parse_limits(timeout) if timeout else Limits(),
                 inject_faults=enable_fault_injection,
                 observing=observing,
-            )
+            ),
+            replanned_in(out) if elastic else None,
         )
 
     if not launched():
@@ -122,11 +126,12 @@ def run(
         "--resume": resume,
         "--strict-resume": strict_resume,
         "--enable-fault-injection": enable_fault_injection,
+        "--elastic": elastic,
     }
     arguments += [option for option, given in flags.items() if given]
-    ranks = Ranks("run", arguments, processes, transport)
+    ranks = Ranks("run", arguments, processes, transport, elastic)
     code = ranks.carry_out(train, target, overrides, out)
-    return code if launched() else verdict_of_ranks(out, code)
+    return code if launched() else verdict_of_ranks(out, code, elastic)
 
 
 def verify(
