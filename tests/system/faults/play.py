@@ -39,8 +39,8 @@ class Row:
     `fault` is for MOEC_FAULT; `outside` is done to mpirun's process instead, once `after` steps are recorded.
     `sets` are more settings of the model, `arguments` of the run. With `started`, `moec run -n 2` starts the
     ranks, else mpirun does. `code` is mpirun's exit code by MPI, `state` and `verdict` are those of
-    run_status.json afterwards, and `says` what the user is told. `damage` is done to the run's folder before it
-    is resumed; `resumes`: whether that gives the undisturbed run.
+    run_status.json afterwards, and `says` what the user is told. `damage` is done to the run's folder before
+    it is resumed; `resumes`: whether that gives the undisturbed run.
     """
 
     number: str
@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of a row: `seconds` from the fault to the end; `resumed` is None where it was not tried."""
+    """What was seen of a row: `seconds` from the fault to the end; without `resumed`, that was not tried."""
 
     result: JobResult
     status: dict[str, Any]

@@ -59,12 +59,13 @@ INSIDE = (
     ),
     Row(
         "9", "rank skips a collective", both(86),
-        r"rank 0: step 5, step: .*all_reduce over data \(tiny\.moe:\d+\)\n  rank 1: step 5, step > micro_batch: ",
+        r"rank 0: step 5, step: .*all_reduce over data \(tiny\.moe:\d+\)\n"
+        r"  rank 1: step 5, step > micro_batch: ",
         fault="skip_collective@rank=1,step=5", within_s=ENDS_S,
     ),
     Row(
-        "10", "rank holds the interpreter's lock", both(86), r"no sign of life from rank 1\n  rank 0: step 5, ",
-        fault="gil@rank=1,step=5", within_s=ENDS_S,
+        "10", "rank holds the interpreter's lock", both(86),
+        r"no sign of life from rank 1\n  rank 0: step 5, ", fault="gil@rank=1,step=5", within_s=ENDS_S,
     ),
     Row(
         "11", "segmentation fault", killed(11), r"Fatal Python error: Segmentation fault", verdict=88,
@@ -108,9 +109,9 @@ INSIDE = (
         sets=("train.steps=24", "train.spike=rewind(factor: 2, most: 1)"),
     ),
     Row(
-        "20", "slow rank", both(0), r"warning: rank 1 is slow: 0\.\d+ s of a step", state="complete", verdict=0,
-        fault="sleep@rank=1,step=1,times=always,seconds=0.25", sets=("train.steps=60",), resumes=False,
-        within_s=60.0,
+        "20", "slow rank", both(0), r"warning: rank 1 is slow: 0\.\d+ s of a step", state="complete",
+        verdict=0, fault="sleep@rank=1,step=1,times=always,seconds=0.25", sets=("train.steps=60",),
+        resumes=False, within_s=60.0,
     ),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The fault matrix on Open MPI and MPICH: every row ends soon, says why, leaves no process, and can be resumed.
+"""The fault matrix on Open MPI and MPICH: a row ends soon, says why, leaves no process, and can be resumed.
 
 A few rows are run by `make test`; all of them by `pytest tests/system/faults -m "slow or not slow"`.
 """
@@ -56,11 +56,11 @@ def check(row: Row, mpi: Mpi, seen: Seen) -> None:
 
 
 def _check_verdict(row: Row, mpi: Mpi, seen: Seen) -> None:
-    """MPICH kills what is left at once where a rank is lost: then nobody can say it, but nobody says success."""
+    """MPICH kills the others at once where a rank is lost: nobody can say it, but nobody says success."""
     state, unsaid = seen.status["state"], mpi == "mpich" and row.verdict == 88
     if state == "running" and unsaid:
         return
-    assert re.search(row.says, seen.text), seen.text
+    assert re.search(row.says, seen.text, re.DOTALL), seen.text
     if row.state:
         wanted = row.code[mpi] if row.verdict is None else row.verdict
         assert (state, seen.status["exit_code"]) == (row.state, wanted), seen.text
