@@ -113,6 +113,11 @@ class Checkpointer(Companion):
         assert self.done is not None
         return self.done
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is on its way."""
+        return self._flight is not None
+
     def take_stall_s(self) -> float | None:
         """For how long the training thread was held up since this was asked last; None if it was not."""
         found, self._stall_s = self._stall_s, 0.0

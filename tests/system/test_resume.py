@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from moec.runtime.abi.bundle import with_digest
-from moec.runtime.abi.codec import dump
 from mpi_job import job
+from system.checkpointed import edited
 from system.command_line import content, losses, metrics, moec, sets, status, succeed
 
 JOB = Path(__file__).with_name("resume_job.py")
@@ -69,16 +68,6 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compiled(spec: Path, out: Path, *overrides: str, ranks: int = 1) -> Path:
     succeed("compile", spec, "-o", out, "--ranks", str(ranks), *sets(*overrides))
-    return out
-
-
-def edited(bundle: Path, out: Path, facts: dict[str, str], **training: Any) -> Path:
-    """A bundle of other settings that no program depends on, as compiling a changed text would make it."""
-    shutil.copytree(bundle, out)
-    data = json.loads((bundle / "manifest.json").read_bytes())
-    data["facts"] |= facts
-    data["training"] |= training
-    (out / "manifest.json").write_bytes(dump(with_digest(data)))
     return out
 
 

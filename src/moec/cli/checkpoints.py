@@ -134,5 +134,6 @@ def _line(one: Any) -> str:
     if one.manifest is None:
         return f"step {one.step:>8}  damaged: {one.problem}"
     mesh = one.manifest.mesh
-    layout = f"{mesh.world} ranks (expert {mesh.expert}, shard {mesh.shard}, replicate {mesh.replicate})"
+    ranks = f"{mesh.world} rank{'s' * (mesh.world > 1)}"
+    layout = f"{ranks} (expert {mesh.expert}, shard {mesh.shard}, replicate {mesh.replicate})"
     return f"step {one.step:>8}  {one.manifest.saved}  {one.size_bytes / 1e6:>10.1f} MB  {layout}"
