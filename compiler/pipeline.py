@@ -67,6 +67,7 @@ class Compiled:
     reference: ReferenceModel
     plan: Plan
     partitioned: dict[str, PartitionedRegion]
+    joints: dict[str, Joint]
     policies: dict[str, Policy]
     differentiated: dict[str, DifferentiatedRegion]
     footprints: dict[str, Footprint]
@@ -97,6 +98,7 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
         reference.means,
         plan.numerics,
         spec.train.seed,
+        counted=reference.counted,
         documents=reference.shape.documents,
         gathered=plan.memory.gathered,
     )
@@ -110,7 +112,7 @@ def compile_spec(spec: Spec, options: CompileOptions | None = None) -> Compiled:
     verify_step(step, mesh)
     programs = emit(differentiated, micro_batch, step)
     programs |= evaluation_programs(spec, reference, differentiated, policies, plan)
-    levels = (partitioned, policies, differentiated, footprints, micro_batch, step, programs)
+    levels = (partitioned, joints, policies, differentiated, footprints, micro_batch, step, programs)
     return Compiled(spec, options, reference, plan, *levels)
 
 
@@ -141,6 +143,7 @@ def evaluation_programs(
         reference.means,
         plan.numerics,
         spec.train.seed,
+        counted=reference.counted,
         documents=reference.shape.documents,
         backward=False,
     )
@@ -149,7 +152,7 @@ def evaluation_programs(
     verify_evaluation(evaluation)
     found = [emit_forward(region) for region in own.values()]
     found += [
-        to_program("evaluate_micro_batch", micro_batch.graph, micro_batch.input_labels, ("losses", "loads")),
+        to_program("evaluate_micro_batch", micro_batch.graph, micro_batch.input_labels, micro_batch.results),
         to_program("evaluate", evaluation.graph, evaluation.input_labels, EVALUATE_RESULTS),
     ]
     return {program.name: program for program in found}
@@ -232,7 +235,7 @@ def emit(
             tuple(f"grad {name}" for name in (*(b.name for b in region.trained), *region.input_grads)),
         )
     programs["micro_batch"] = to_program(
-        "micro_batch", micro_batch.graph, micro_batch.input_labels, ("losses", "loads")
+        "micro_batch", micro_batch.graph, micro_batch.input_labels, micro_batch.results
     )
     programs["step"] = to_program("step", step.graph, step.input_labels, STEP_RESULTS)
     return programs
