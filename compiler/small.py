@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from moec.dsl.components import component_names
 from moec.dsl.spec import (
     Attend,
     Call,
@@ -20,9 +21,12 @@ from moec.dsl.spec import (
     Layer,
     LayerNorm,
     LongRope,
+    MemorySpec,
     Mla,
     ModelSpec,
     Moe,
+    RecomputeAuto,
+    RecomputeNames,
     RmsNorm,
     Rope,
     RopeScaling,
@@ -39,6 +43,7 @@ VOCAB = 96
 SEQUENCE = 12
 CONTEXT = 2 * SEQUENCE
 MAX_LAYERS_OF_A_KIND = 2
+LOSS_CHUNK = 5  # tokens, which do not divide those of a sequence
 
 HEAD_DIM, OTHER_VALUE_DIM = 8, 6
 MAX_KV_HEADS, MAX_GROUP = 2, 4
@@ -57,7 +62,8 @@ def small_spec(spec: Spec, ranks: int) -> Spec:
     train = spec.train
     sequences = train.micro_batches * (2 * ranks - 1) if ranks > 1 else 2 * train.micro_batches
     model = small_model(spec.model, train.sequence)
-    return replace(spec, model=model, train=_small_train(train, sequences))
+    memory = _small_memory(spec.memory, model)
+    return replace(spec, model=model, train=_small_train(train, sequences), memory=memory)
 
 
 def small_model(model: ModelSpec, sequence: int) -> ModelSpec:
@@ -77,6 +83,20 @@ def small_model(model: ModelSpec, sequence: int) -> ModelSpec:
 
 def _small_train(train: TrainSpec, sequences: int) -> TrainSpec:
     return replace(train, sequence=SEQUENCE, batch_tokens=sequences * SEQUENCE)
+
+
+def _small_memory(memory: MemorySpec, model: ModelSpec) -> MemorySpec:
+    """What the large model does about memory, where small values do not make it nothing.
+
+    A budget says nothing about a small model: every component is made again, as a smaller one might.
+    """
+    recompute, offload = memory.recompute, memory.offload
+    if isinstance(recompute, RecomputeAuto):
+        recompute = RecomputeNames(component_names(model), recompute.origin)
+    if offload is not None:
+        offload = replace(offload, horizon=1, least_bytes=0)
+    chunk = None if memory.loss_chunk is None else LOSS_CHUNK
+    return replace(memory, recompute=recompute, offload=offload, loss_chunk=chunk)
 
 
 def _equation(equation: Equation, sequence: int) -> Equation:

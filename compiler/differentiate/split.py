@@ -44,6 +44,12 @@ class Crossing:
     inputs: tuple[fx.Node, ...]  # of the region, that backward uses
 
 
+def forward_of(joint: Joint) -> tuple[fx.Node, ...]:
+    """What the outputs of a region are computed from, in the order of the joint graph."""
+    found = _ancestors(joint.outputs)
+    return tuple(node for node in joint.graph.nodes if node in found and node.op == "call_function")
+
+
 def cross(joint: Joint, policy: Policy) -> Crossing:
     """What `split` would do, without doing it."""
     forward_nodes = _ancestors(joint.outputs)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 from torch import fx
@@ -16,9 +18,11 @@ from moec.compiler.graph import component
 from moec.compiler.memory.choose import Option, choose, measure, options
 from moec.compiler.memory.kept import footprint
 from moec.compiler.memory.predict import predict
+from moec.compiler.memory.report import memory_text
 from moec.compiler.memory.sizes import Sizes, sizes_by_kind
-from moec.compiler.pipeline import Compiled, trace
+from moec.compiler.pipeline import Compiled, compile_spec, trace
 from moec.compiler.schedule.offload import calls
+from moec.compiler.small import small_spec as small
 from moec.compiler.verify.schedule import verify_micro_batch
 from moec.dsl.spec import RecomputeAuto
 from moec.runtime.abi import machine_ops
@@ -26,6 +30,7 @@ from small_models import small_spec
 
 from .stages import EIGHT_RANKS, partitioned, reference
 
+GOLDENS = Path(__file__).parent / "goldens"
 TWO_KINDS = {"layers": "4", "ffn": "match layer { 0 => dense, _ => experts }"}
 COUNTS = {"embed": 1, "layer_0": 1, "layer_1": 3, "head": 1}
 
@@ -210,6 +215,29 @@ def test_the_verifier_finds(break_it) -> None:  # type: ignore[no-untyped-def]
     problem = break_it(compiled.micro_batch.graph)
     with pytest.raises(InternalCompilerError, match=problem):
         verify_micro_batch(compiled.micro_batch)
+
+
+def test_memory_as_text(golden: Callable[[str, Path], None]) -> None:
+    """What `moec show --stage memory` prints."""
+    memory = "recompute = auto(70KB), offload = activations(horizon: 1, least: 0B), loss_chunk = 5 tokens"
+    compiled = compiled_with(memory, "shared", TWO_KINDS, expert=2, shard=2)
+    golden(memory_text(compiled) + "\n", GOLDENS / "memory.txt")
+
+
+@pytest.mark.parametrize(
+    "memory",
+    ["recompute = auto(100GiB), loss_chunk = 4K tokens", "offload = activations, gathered = keep"],
+)
+def test_a_small_model_does_what_the_large_one_does(memory: str) -> None:
+    """Where `moec verify` looks: values are made again, the loss is of chunks, something is offloaded."""
+    spec = small(compiled_with(memory, changes={"layers": "5"}).spec, 2)
+    compiled = compile_spec(spec)
+    ops = {i.op for program in compiled.programs.values() for i in program.instructions}
+    if spec.memory.offload is not None:
+        assert "moec.offload_start" in ops
+    else:
+        assert "moec.token_losses" in ops
+        assert measure(compiled.joints["layer_0"], compiled.policies["layer_0"], Sizes()).work > 0
 
 
 def test_a_policy_names_what_it_makes_again() -> None:

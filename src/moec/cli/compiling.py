@@ -22,6 +22,7 @@ class Stage(StrEnum):
     MODEL = "model"
     REFERENCE = "reference"
     PLAN = "plan"
+    MEMORY = "memory"
     PARTITIONED = "partitioned"
     PROGRAMS = "programs"
 
@@ -101,6 +102,7 @@ def _show_bundle(path: Path) -> None:
 
 def _show_stages(spec: object, stage: Stage | None, ranks: int | None) -> None:
     from moec.compiler.dump import dump_plan, dump_region
+    from moec.compiler.memory.report import memory_text
     from moec.compiler.pipeline import CompileOptions, compile_spec
     from moec.dsl import Spec
     from moec.runtime.abi.program import listing
@@ -110,10 +112,11 @@ def _show_stages(spec: object, stage: Stage | None, ranks: int | None) -> None:
     texts = {
         Stage.REFERENCE: lambda: "\n\n".join(map(dump_region, compiled.reference.kinds.values())),
         Stage.PLAN: lambda: dump_plan(compiled.plan),
+        Stage.MEMORY: lambda: memory_text(compiled),
         Stage.PARTITIONED: lambda: "\n\n".join(map(dump_region, compiled.partitioned.values())),
         Stage.PROGRAMS: lambda: "\n\n".join(map(listing, compiled.programs.values())),
     }
-    chosen = [stage] if stage is not None else [Stage.PLAN, Stage.PARTITIONED, Stage.PROGRAMS]
+    chosen = [stage] if stage is not None else [Stage.PLAN, Stage.MEMORY, Stage.PARTITIONED, Stage.PROGRAMS]
     print("\n\n".join(texts[one]() for one in chosen))
 
 
