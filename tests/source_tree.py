@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("compiler", "dsl", "models", "runtime")
 """What lies at the root and is imported as moec.<folder>."""
-OWN = ("cli", "highlight", "lsp")
+OWN = ("cli", "highlight", "launching", "lsp")
 """What lies below src/moec itself."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -26,7 +26,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moec.models": (),
     "moec.dsl": ("moec.dsl", "lark"),
     "moec.runtime.abi": ("moec.runtime.abi", "torch"),
-    "moec.runtime": ("moec.runtime", "torch", "mpi4py", "numpy", "tokenizers", "pyarrow", "rich"),
+    "moec.runtime": (
+        "moec.runtime",
+        "torch",
+        "mpi4py",
+        "numpy",
+        "tokenizers",
+        "pyarrow",
+        "rich",
+        "tensorboardX",
+    ),
     "moec.compiler": ("moec.compiler", "moec.dsl", "moec.runtime.abi", "moec.__version__", "torch"),
     "moec.highlight": ("moec.highlight", "moec.dsl", "pygments"),
     "moec.lsp": ("moec.lsp", "moec.dsl", "moec.models", "moec.__version__", "pygls", "lsprotocol"),
@@ -41,15 +50,21 @@ ONLY_IN = {
     "pygls": "moec.lsp.server",
     "pygments": "moec.highlight.lexer",
     "rich": "moec.runtime.record.live",
+    "tensorboardX": "moec.runtime.trackers.tensorboard",
     "tokenizers": "moec.runtime.data.tokenizer",
 }
 LAZY = {
     "moec.cli": "a command loads what it needs, so that `check` and `--help` need no torch",
     "moec.runtime.data.parquet": "a node that reads no Parquet needs no pyarrow",
     "moec.runtime.data.tokenizer": "a node that reads bytes, or Megatron's ids, needs no tokenizers",
+    "moec.runtime.trackers": "a tracker's library is one that a machine may lack",
+    "moec.runtime.viewing.following": "a picture that goes into a pipe needs no rich",
     "moec.runtime.record.progress": "a node that shows no progress in place needs no rich",
     "moec.runtime.transport.factory": "a transport loads libraries that a machine may lack",
 }
+IMPORTED_EXTRAS = ("lsp", "highlight", "data", "tensorboard")
+"""Extras of pyproject.toml that are libraries that moec imports."""
+
 CODE_FROM_DATA = (
     "pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "eval", "exec",
     "torch.load", "torch.serialization", "torch.package", "torch.jit.load", "torch.hub",
@@ -208,16 +223,13 @@ def test_tests_import_moec() -> None:
 
 
 def test_libraries_are_declared() -> None:
-    """Every library that moec imports is a dependency in pyproject.toml, and the other way round.
-
-    jinja2 is for job scripts and reports, which are not there yet; an installation has it already.
-    """
+    """Every library that moec imports is a dependency in pyproject.toml, and the other way round."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    dependencies = [*project["dependencies"], *extras["lsp"], *extras["highlight"]]
+    dependencies = [*project["dependencies"], *(d for e in IMPORTED_EXTRAS for d in extras[e])]
     declared = {re.split(r"[<>=\[ ]", dependency)[0] for dependency in dependencies}
     used = {i.target.split(".")[0] for module in source().values() for i in imports(module)}
-    assert used - sys.stdlib_module_names - {"moec"} == declared - {"jinja2"}
+    assert used - sys.stdlib_module_names - {"moec"} == declared
 
 
 def test_no_path_of_a_machine() -> None:
