@@ -31,6 +31,7 @@ MEANINGS: dict[int, str] = {
     ExitCode.DONE: "done",
     ExitCode.USER: "an option or a file that cannot be used",
     ExitCode.INTERNAL: "a bug of moec",
+    ExitCode.OUT_OF_MEMORY: "out of memory",
     ExitCode.INPUT_OUTPUT: "reading or writing failed",
     ExitCode.STOPPED_EARLY: "stopped early and saved: the same command with --resume goes on",
     ExitCode.INTEGRITY: "a file is damaged",
@@ -118,7 +119,7 @@ def patience_s(recent: Sequence[StepMetrics]) -> float:
     """How long a run may be silent."""
     if not recent:
         return SILENT_BEFORE_STEPS_S
-    return max(SILENT_S, *(SILENT_STEPS * step.step_s for step in recent if math.isfinite(step.step_s)))
+    return max([SILENT_S, *(SILENT_STEPS * step.step_s for step in recent if math.isfinite(step.step_s))])
 
 
 def meaning(exit_code: int) -> str:

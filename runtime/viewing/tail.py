@@ -56,6 +56,8 @@ class Tail:
     def _added(self) -> list[bytes]:
         """Whole lines that were added."""
         assert self._at is not None
+        if not self._path.is_file():
+            return []
         with self._path.open("rb") as file:
             file.seek(self._at)
             added = file.read(self._last_bytes)
