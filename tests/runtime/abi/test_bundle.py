@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,9 +13,10 @@ import pytest
 from moec.compiler.emit.bundle import save
 from moec.compiler.pipeline import Compiled, compile_spec
 from moec.runtime.abi import bundle as bundles
-from moec.runtime.abi.bundle import NotABundleError, read_bundle, read_manifest, with_digest, write_bundle
+from moec.runtime.abi.bundle import NotABundleError, read_bundle, read_manifest, write_bundle
 from moec.runtime.abi.codec import FormatError, dump
 from moec.runtime.abi.manifest import VERSION
+from sealed_bundles import edit, seal
 from small_models import small_spec
 
 FILES = ("checkpoint.json", "listing.txt", "manifest.json", "model.moe", "programs.json")
@@ -37,23 +36,6 @@ def path(compiled: Compiled, tmp_path: Path) -> Path:
 
 def content(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-
-
-def seal(path: Path, **files: bytes) -> None:
-    """Write files into a bundle and make its manifest vouch for them, as an attacker would."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    for name, raw in files.items():
-        file = name.replace("_", ".")
-        (path / file).write_bytes(raw)
-        manifest["files"][file] = hashlib.sha256(raw).hexdigest()
-    (path / "manifest.json").write_bytes(dump(with_digest(manifest)))
-
-
-def edit(path: Path, change: Callable[[Any], None]) -> None:
-    """Change the data of the manifest, and let it vouch for itself."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    change(manifest)
-    (path / "manifest.json").write_bytes(dump(with_digest(manifest)))
 
 
 # --- round trip ---

@@ -1,12 +1,12 @@
 """Runs that are killed at random moments, again and again, and lose nothing.
 
-A run is started, and some time after its first new step a rank, all ranks or their launcher are killed with
-SIGKILL; saves are hit, too, as there is one every other step. Then it is started again, until that has been
+A run is started, and at a random moment within its first new steps a rank, all ranks or their launcher are
+killed with SIGKILL; saves are hit, too, as there is one every other step. Then it is started again, until that has been
 done often enough, and is left alone to its end. After every kill the record has the losses of a run that was
 never disturbed, to the last bit, as far as it goes; and no checkpoint that was complete before is missing or
 damaged, but for those that newer ones have replaced.
 
-Five kills are in `make test`; a hundred are `pytest tests/system/faults/test_soak.py -m slow`, some ten minutes.
+Five kills are in `make test`; `pytest tests/system/faults/test_soak.py -m slow` does a hundred, in ten minutes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from mpi_job import alive, job
 from system.command_line import MODEL, ON_TWO, content, losses, sets, status, succeed
 
 EVERY, KEEP = 2, 3
-START_S, MOST_S = 120.0, 0.6
-"""For a run to come to its first new step; and how long after it the kill comes at most."""
+START_S = 120.0  # for a run to come to its first new step
+MOST_STEPS, MOST_S = 7, 0.15
+"""How many new steps are waited for before the kill at most, and how long after them."""
 
 pytestmark = pytest.mark.mpi
 
@@ -66,14 +67,11 @@ class Soak:
 
     def kill_once(self, out: Path) -> None:
         """Start or go on, kill somebody at some moment, and wait until all of them are gone."""
-        record, delay_s = out / "metrics.jsonl", self.chance.uniform(0, MOST_S)
-        before, victim = changed_ns(record), self.chance.choice(("rank 0", "rank 1", "all ranks", "launcher"))
+        steps, delay_s = self.chance.randint(0, MOST_STEPS), self.chance.uniform(0, MOST_S)
+        victim = self.chance.choice(("rank 0", "rank 1", "all ranks", "launcher"))
 
         def during(process: subprocess.Popen[bytes]) -> None:
-            deadline = time.monotonic() + START_S
-            while changed_ns(record) == before and process.poll() is None:
-                assert time.monotonic() < deadline, "no step was done"
-                time.sleep(0.005)
+            wait_for_steps(steps, out / "metrics.jsonl", process)
             time.sleep(delay_s)
             kill(victim, process.pid)
             wait_for_end(process.pid)
@@ -109,6 +107,16 @@ def wait_for_end(session: int) -> None:
     while any(pid != session and is_rank(pid) for pid in alive(session)):
         assert time.monotonic() < deadline, "ranks live on"
         time.sleep(0.02)
+
+
+def wait_for_steps(steps: int, record: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until a run that goes on has opened its record, which may cut off some steps, and added so many."""
+    deadline, begun, added, lines = time.monotonic() + START_S, changed_ns(record), 0, 0
+    while process.poll() is None and (added < steps or changed_ns(record) == begun):
+        assert time.monotonic() < deadline, "no step was done"
+        found = record.read_bytes().count(b"\n") if record.exists() else 0
+        added, lines = added + (max(0, found - lines) if changed_ns(record) != begun else 0), found
+        time.sleep(0.003)
 
 
 def changed_ns(path: Path) -> int:
