@@ -1,12 +1,12 @@
 """Runs that are killed at random moments, again and again, and lose nothing.
 
 A run is started, and at a random moment within its first new steps a rank, all ranks or their launcher are
-killed with SIGKILL; saves are hit, too, as there is one every other step. Then it is started again, until that has been
-done often enough, and is left alone to its end. After every kill the record has the losses of a run that was
-never disturbed, to the last bit, as far as it goes; and no checkpoint that was complete before is missing or
-damaged, but for those that newer ones have replaced.
+killed with SIGKILL; saves are hit, too, as there is one every other step. Then it is started again, until
+that has been done often enough, and is left alone to its end. After every kill the record has the losses of a
+run that was never disturbed, to the last bit, as far as it goes; and no checkpoint that was complete before
+is missing or damaged, but for those that newer ones have replaced.
 
-Five kills are in `make test`; `pytest tests/system/faults/test_soak.py -m slow` does a hundred, in ten minutes.
+Five kills are in `make test`; a hundred, ten minutes, in `pytest tests/system/faults/test_soak.py -m slow`.
 """
 
 from __future__ import annotations
