@@ -32,7 +32,11 @@ from system.command_line import (
     succeed,
 )
 
-METRICS = {"step", "loss", "aux_loss", "grad_norm", "lr", "tokens", "tokens_per_s", "step_s", "expert_load"}
+METRICS = {
+    "step", "loss", "aux_loss", "grad_norm", "lr", "tokens", "tokens_per_s", "step_s", "expert_load",
+    "load_imbalance", "router_entropy", "time_s", "flops_per_s", "mfu",
+}  # fmt: skip
+"""Of every step of a model with balance, on one rank."""
 
 
 def test_a_run_leaves_metrics_verdict_weights_and_model(finished: Path, bundle: Path) -> None:

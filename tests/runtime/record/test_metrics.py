@@ -17,6 +17,7 @@ from moec.runtime.record import metrics
 from moec.runtime.record.metrics import MetricsWriter, StepMetrics, line_of, metrics_of, read_metrics
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+NAMES = st.text(max_size=20)
 STEPS = st.builds(
     StepMetrics,
     step=st.integers(0, 1 << 40),
@@ -29,8 +30,13 @@ STEPS = st.builds(
     aux_loss=FLOATS,
     sequence_aux_loss=st.none() | FLOATS,
     z_loss=st.none() | FLOATS,
-    expert_load=st.dictionaries(
-        st.text(max_size=20), st.lists(st.integers(0, 1 << 50), max_size=4), max_size=3
+    expert_load=st.dictionaries(NAMES, st.lists(st.integers(0, 1 << 50), max_size=4), max_size=3),
+    flops_per_s=st.none() | FLOATS,
+    mfu=st.none() | FLOATS,
+    router_entropy=st.dictionaries(NAMES, FLOATS, max_size=3),
+    dropped_tokens=st.dictionaries(NAMES, st.integers(0, 1 << 50), max_size=3),
+    bytes_sent=st.dictionaries(
+        NAMES, st.dictionaries(NAMES, st.integers(0, 1 << 60), max_size=3), max_size=3
     ),
 )
 
@@ -76,7 +82,7 @@ def test_every_step_is_one_line_of_strict_json_and_comes_back(metrics: StepMetri
     data = json.loads(line, parse_constant=refuse_constant)
     read = metrics_of(line, "here")
     losses = ("loss", "aux_loss", "sequence_aux_loss", "z_loss")
-    for name in (*losses, "grad_norm", "lr", "tokens_per_s", "step_s"):
+    for name in (*losses, "grad_norm", "lr", "tokens_per_s", "step_s", "flops_per_s", "mfu"):
         value = getattr(metrics, name)
         assert same(getattr(read, name), value)
         assert (name in data) == (value is not None)
@@ -87,6 +93,14 @@ def test_every_step_is_one_line_of_strict_json_and_comes_back(metrics: StepMetri
             assert data[name] == value
     assert (read.step, read.tokens) == (metrics.step, metrics.tokens)
     assert read.expert_load == metrics.expert_load == data["expert_load"]
+    assert (read.dropped_tokens, read.bytes_sent) == (metrics.dropped_tokens, metrics.bytes_sent)
+    assert read.router_entropy.keys() == metrics.router_entropy.keys()
+    for name, value in metrics.router_entropy.items():
+        finite = math.isfinite(value)
+        assert same(read.router_entropy[name], value if finite else math.nan)
+        assert data["router_entropy"][name] == (value if finite else None)
+    for name in ("router_entropy", "dropped_tokens", "bytes_sent"):
+        assert (name in data) == bool(getattr(metrics, name))
 
 
 def test_a_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
@@ -133,6 +147,13 @@ def test_what_is_no_metrics_file_is_left_alone(tmp_path: Path) -> None:
         good.replace("[3, 1]", "[3, 1.5]"),
         good.replace("[3, 1]", "3"),
         good.replace('"tokens"', '"token"'),
+        good.replace('"step": 0', '"step": 0, "router_entropy": {"a": "1"}'),
+        good.replace('"step": 0', '"step": 0, "router_entropy": [1.0]'),
+        good.replace('"step": 0', '"step": 0, "dropped_choices": {"a": 1.5}'),
+        good.replace('"step": 0', '"step": 0, "bytes_sent": {"a": 1}'),
+        good.replace('"step": 0', '"step": 0, "bytes_sent": {"a": {"b": true}}'),
+        good.replace('"step": 0', f'"step": {1 << 63}'),
+        good.replace("[3, 1]", f"[3, {1 << 70}]"),
     ):
         path.write_text(good + content)
         with pytest.raises(IntegrityError, match=r"metrics\.jsonl"):
@@ -140,6 +161,12 @@ def test_what_is_no_metrics_file_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError, match=r"metrics\.jsonl:2: "):
             list(read_metrics(path))
         assert path.read_text() == good + content
+
+
+def test_names_that_a_reader_does_not_know_are_passed_over() -> None:
+    """Written by a later moec: numbers, objects, and a number that was not finite."""
+    more = b'{"hours": 3, "rooms": {"a": [1]}, "heat": null, "non_finite": {"heat": "inf"}, '
+    assert metrics_of(line_of(step(2)).replace(b"{", more, 1), "here") == step(2)
 
 
 def test_lines_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
