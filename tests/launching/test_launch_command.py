@@ -169,6 +169,21 @@ def test_an_expert_group_that_is_cut_although_it_would_fit_is_warned_of(here: Pa
     assert "6 ranks a node % 4 = 2; take a multiple of 4 ranks a node" in told
 
 
+def test_memory_that_a_step_cannot_do_without_is_told_and_asked_for(here: Path, bundle: Path) -> None:
+    """The state alone is four numbers of four bytes a parameter of the rank's shards."""
+    (line,) = (line for line in launch(bundle).out.splitlines() if line.startswith("memory: "))
+    held_kib = float(line.split("holds ")[1].split(" KiB")[0])
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    kinds = dict(manifest["chain"]).values()
+    state = sum(b["numel"] // b["ranks"] * 16 for kind in kinds for b in manifest["buffers"][kind])
+    assert state / 1024 < held_kib < 20 * state / 1024
+    assert launch(bundle, mem="1G").code == 0
+    told = launch(bundle, mem="1M", nodes="1", ranks_per_node="8")
+    assert told.code == 1
+    assert "--mem 1M < 8 ranks x" in told.text
+    assert launch(bundle, mem="1M", run=("--data", "x", "--transport", "nccl"), gpus_per_node="4").code == 0
+
+
 def test_node_hours_have_a_basis_or_are_not_told(here: Path, bundle: Path) -> None:
     assert "node-hours: no basis: give --step-s SECONDS, or --like RUN" in launch(bundle).out
     told = launch(bundle, step_s="1800", time="2h").out

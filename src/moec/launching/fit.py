@@ -43,6 +43,31 @@ def check_time(allocation: Allocation) -> None:
         )
 
 
+def check_memory(allocation: Allocation, transport: str | None, peak_bytes: int) -> None:
+    """The ranks of a node hold no more than is asked for; with NCCL, in GPUs. Raises UserError."""
+    asked_mib, ranks = allocation.memory_mib, allocation.ranks_per_node
+    needed_mib = -(-ranks * peak_bytes // (1 << 20))
+    if asked_mib is not None and transport != "nccl" and asked_mib < needed_mib:
+        raise UserError(
+            f"--mem {asked_mib}M < {ranks} ranks x {in_words(peak_bytes)}, which a step holds at least: "
+            f"give --mem {needed_mib}M or more, or fewer ranks a node"
+        )
+
+
+def memory_line(peak_bytes: int) -> str:
+    """What a step holds, for people."""
+    return f"memory: a step holds {in_words(peak_bytes)} at once on every rank at least, with its state"
+
+
+def in_words(size: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:,.4g} {unit}"
+
+
 def check_gpus(allocation: Allocation, transport: str | None) -> None:
     """NCCL wants a GPU for each rank. Raises UserError."""
     if transport != "nccl":

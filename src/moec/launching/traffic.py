@@ -17,6 +17,8 @@ from moec.runtime.abi.instructions import COLLECTIVE_STARTS
 from moec.runtime.abi.mesh import Groups
 from moec.runtime.abi.program import Argument, Instruction, Program, Ref
 
+from .fit import in_words
+
 _TYPE = re.compile(r"(\w+) \(([^()]*)\)")
 
 
@@ -49,7 +51,7 @@ def warning(crossing: Crossing, ranks_per_node: int) -> str:
     """What is said of it."""
     text = (
         f"{crossing.axis}: groups of {crossing.members} ranks lie on {crossing.nodes} nodes; a rank receives "
-        f"{_in_words(crossing.bytes_per_step)} a step from other nodes"
+        f"{in_words(crossing.bytes_per_step)} a step from other nodes"
     )
     if not crossing.split:
         return text
@@ -191,11 +193,3 @@ def _bytes_of_type(text: str) -> int | None:
 def _itemsize(dtype: str) -> int | None:
     found = getattr(torch, dtype, None)
     return int(found.itemsize) if isinstance(found, torch.dtype) else None
-
-
-def _in_words(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:,.4g} {unit}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from moec.runtime.abi.bundle import Bundle, read_bundle
 from moec.runtime.data.files import written_whole
 from moec.runtime.errors import UserError, printable
+from moec.runtime.rehearsal import rehearse
 from moec.runtime.schedule import steps_to_do
 
 from . import estimate, fit
@@ -17,6 +18,7 @@ from .render import render
 from .request import Allocation
 from .traffic import crossings, warning
 
+_NO_LIMIT = 1 << 62
 _SUBMIT = {"slurm": "sbatch {}", "pbs": "qsub {}", "lsf": "bsub < {}", "mpirun": "bash {}"}
 
 
@@ -27,7 +29,9 @@ def write_script(asked: Asked) -> list[str]:
     fit.check_ranks(allocation, bundle.manifest, str(asked.bundle))
     fit.check_time(allocation)
     fit.check_gpus(allocation, asked.run.get("transport"))
-    told = list(_told(asked, allocation, bundle))
+    peak = rehearse(bundle, _NO_LIMIT)
+    fit.check_memory(allocation, asked.run.get("transport"), peak.peak_bytes)
+    told = [*_told(asked, allocation, bundle), fit.memory_line(peak.peak_bytes)]
     try:
         text = render(allocation, start)
     except UnquotableError as error:
