@@ -98,6 +98,7 @@ def test_refused(
         (("--data", "x", "-n", "8"), "-n after `--`: the script starts the ranks"),
         (("--data", "x", "--set", "a=1"), "--set after `--`: it changes a spec"),
         (("--data", "x", "extra"), "unexpected extra argument"),
+        (("--data", "x", "--elastic"), "--elastic needs Open MPI's mpirun, not srun of openmpi"),
         (("--data", "x", "--transport", "nccl"), "--ranks-per-node is 4, and --gpus-per-node is not given"),
     ],
     ids=str,

@@ -83,7 +83,9 @@ def start_of(asked: Asked) -> Start:
         raise UserError(f"--srun is Slurm's: {asked.scheduler} starts ranks with mpirun")
     starter: Starter = "srun" if asked.scheduler == "slurm" and asked.srun is not False else "mpirun"
     python = asked.python or sys.executable
-    mpi = asked.mpi or _mpi_of(python)
+    mpi, elastic = asked.mpi or _mpi_of(python), bool(asked.run.get("elastic"))
+    if elastic and (starter, mpi) != ("mpirun", "openmpi"):
+        raise UserError(f"--elastic needs Open MPI's mpirun, not {starter} of {mpi}: --mpirun --mpi openmpi")
     return Start(
         starter=starter,
         mpi=mpi,
@@ -97,7 +99,7 @@ def start_of(asked: Asked) -> Start:
         run_options=_without_resume(asked.run_options or []),
         modules=tuple(legal.one_line(name, "--module") for name in asked.modules or ()),
         setup=tuple(legal.one_line(line, "--setup") for line in asked.setup or ()),
-        elastic=bool(asked.run.get("elastic")),
+        elastic=elastic,
     )
 
 
