@@ -200,6 +200,7 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
         (ones(2, 2, dtype=INT),),
         r"an order is int64 \(4,\)",
     ),
+    "scores of one token alone": ("entropy", (ones(4),), "rows are"),
     "an index past the bins": ("histogram", (order(0, 7), 4), "an index is not below 4"),
     "a permutation that is short": (
         "permute_rows",
@@ -236,6 +237,26 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "pairs before a head": ("rope", (ones(1, 2, 1, 4), -2, [1.0], 1.0, True, False), "rotates dims -2 to 0"),
     "no pairs": ("rope", (ones(1, 2, 1, 4), 0, [], 1.0, True, False), "rotates dims 0 to 0"),
     "heads without sequences": ("rope", (ones(2, 1, 4), 0, [1.0], 1.0, True, False), "rotates dims"),
+    "documents of other sequences": (
+        "document_attention",
+        (*[ones(1, 3, 2, 4)] * 3, None, ones(2, 3, dtype=INT), 1.0, 0, 0, 0.0),
+        "documents are int64",
+    ),
+    "documents that are no whole numbers": (
+        "document_attention",
+        (*[ones(1, 3, 2, 4)] * 3, None, ones(1, 3), 1.0, 0, 0, 0.0),
+        "documents are int64",
+    ),
+    "a position past the sequence": (
+        "rope_at",
+        (ones(1, 3, 1, 4), ones(1, 3, dtype=INT) + 3, 0, [1.0], 1.0, False, False),
+        "positions are 0 to 2",
+    ),
+    "a position before the sequence": (
+        "position_scale_at",
+        (ones(1, 3, 1, 4), ones(1, 3, dtype=INT) - 2, 1.0, 2, 0),
+        "positions are 0 to 2",
+    ),
     "rows without positions": ("position_scale", (ones(2, 4), 1.0, 2, 0), "positions are those of"),
     "a period of no positions": ("position_scale", (ones(1, 2, 1, 4), 1.0, 0, 0), "by 0 of them"),
     "a wide weight of a norm": ("layer_norm", (ones(3, 4), ones(5), None, 0.1), "as wide as rows"),

@@ -16,6 +16,7 @@ from moec.runtime.abi import (
     attention_ops,
     collective_ops,
     counter_ops,
+    document_ops,
     expert_ops,
     registry,
     routing_ops,
@@ -27,6 +28,7 @@ from .routes import Route, random, routes
 ROUTE = Route(torch.tensor([[3, 0], [0, 3], [2, 3], [3, 2], [0, 2]]), experts=5)  # nobody chose 1 and 4
 COUNTS = torch.tensor([2, 0, 3, 0])
 ZERO = torch.tensor(0)
+DOCUMENTS, PLACES = torch.tensor([[0, 1, 1, 3]]), torch.tensor([[0, 0, 1, 0]])
 LEAST = settings(deadline=None, max_examples=60)
 
 
@@ -136,6 +138,17 @@ def gradients() -> list[Any]:
         pytest.param(
             lambda *t: attention_ops.attention(*t, 0.5, 3, 2, 0.7)[0], (heads, few, wide, sinks), id="softcap"
         ),
+        pytest.param(
+            lambda *t: document_ops.document_attention(*t, DOCUMENTS, 0.5, 2, 3, 0.0)[0],
+            (heads, few, wide, sinks),
+            id="document_attention",
+        ),
+        pytest.param(
+            lambda t: document_ops.rope_at(t, PLACES, 1, [0.3], 1.5, True, False), (wide,), id="rope_at"
+        ),
+        pytest.param(
+            lambda t: document_ops.position_scale_at(t, PLACES, 0.3, 2, 1), (heads,), id="position_scale_at"
+        ),
         pytest.param(lambda t: counter_ops.jitter(t, ZERO, ZERO, 5, 0.5), (x,), id="jitter"),
     ]
 
@@ -158,10 +171,12 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     attended = random(2, 5, 4, 2, grad=True), random(2, 5, 2, 2, grad=True), random(2, 5, 2, 2, grad=True)
     norm, empty = random(3, grad=True), random(0, 3)
     ids = torch.arange(6).view(2, 3)
+    cut = torch.tensor([[0, 0, 2, 2, 4], [0, 0, 0, 0, 0]])
     return {
         "jitter": [(random(5, 3, grad=True), ZERO, ZERO, 5, 0.1), (random(0, 3), ZERO, ZERO, 1, 0.1)],
         "hash_experts": [(ids, 2, 4), (ids[:0], 2, 4)],
         "histogram": [(chosen, 5), (none, 5)],
+        "entropy": [(random(5, 3).abs(),), (empty,)],
         "inverse_permutation": [(order,), (none,)],
         "permute_rows": [(random(10, 3, grad=True), order, inverse), (random(0, 3, grad=True), none, none)],
         "dispatch": [(random(5, 3, grad=True), order, inverse, 2), (random(0, 3, grad=True), none, none, 2)],
@@ -204,6 +219,14 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (*attended, sinks, 0.5, 3, 4, 2.0),
             (*attended[:2], random(2, 5, 2, 3, grad=True), None, 0.5, 3, 0, 0.0),
         ],
+        "document_attention": [
+            (*attended, None, cut, 0.5, 0, 0, 0.0), (*attended, sinks, cut, 0.5, 3, 4, 2.0),
+        ],
+        "document_attention_backward": [
+            (q, q, kv, kv, s, cut, out, lse, 0.5, 3, 0, cap) for s in (None, random(4)) for cap in (0.0, 2.0)
+        ],
+        "rope_at": [(random(2, 5, 3, 6, grad=True), cut, 1, *turn, False)],
+        "position_scale_at": [(random(2, 5, 3, 4, grad=True), cut, 0.1, 2, 0)],
         "attention_backward": [
             (q, q, kv, kv, s, out, lse, 0.5, 3, 0, cap) for s in (None, random(4)) for cap in (0.0, 2.0)
         ],
