@@ -185,6 +185,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kept": lambda: _roles("recompute", "offload"),
     "train": lambda: _params(BLOCKS["train"]),
     "training": lambda: _roles("optimizer", "schedule"),
+    "going_on": lambda: _roles("saving", "remedy", "warning", "validation"),
     "limits": _limits,
     "later": _later,
     "codes": _codes,
@@ -253,12 +254,19 @@ def test_the_embeddings_and_outputs_check() -> None:
             load(edited(SMALL, "logits = linear(norm(x))", text))
 
 
+OF_A_RUN = (
+    "optimizer", "schedule", "init", "recompute", "offload", "dispatch", "saving", "remedy", "warning",
+    "validation",
+)  # fmt: skip
+"""Roles that say nothing of a model: no published one uses them."""
+
+
 def test_every_construct_is_in_the_reference_with_its_meaning() -> None:
     for construct in CONSTRUCTS.values():
         if construct.supported:
             assert construct.meaning, construct.name
             assert TEXT.count(f"#### `{construct.name}`\n\n{construct.meaning}") == 1, construct.name
-        if construct.role not in ("optimizer", "schedule", "init", "recompute", "offload"):
+        if construct.role not in OF_A_RUN:
             assert construct.users, construct.name
 
 
