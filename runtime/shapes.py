@@ -38,7 +38,7 @@ _ELEMENTWISE = _COMPARISONS | frozenset(
     f"aten.{name}"
     for name in (
         "abs.default", "add.Tensor", "clamp.default", "div.Tensor", "exp.default", "floor_divide.default",
-        "gelu.default", "gelu_backward.default", "log.default", "maximum.default", "mul.Scalar", "mul.Tensor",
+        "gelu.default", "gelu_backward.default", "maximum.default", "mul.Scalar", "mul.Tensor",
         "neg.default", "pow.Tensor_Scalar", "relu.default", "remainder.Scalar", "sgn.default",
         "sigmoid.default", "sigmoid_backward.default", "silu.default", "silu_backward.default",
         "softplus.default", "softplus_backward.default", "sqrt.default", "sub.Tensor", "tanh.default",

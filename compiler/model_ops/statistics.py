@@ -48,11 +48,8 @@ def entropy_sum(scores: Tensor, sequences: Tensor, sequence: int) -> Tensor:
 
     In nats, without gradient. Scores are not negative; a token whose scores are all 0 has entropy 0.
     """
-    scores = scores.detach()
-    tiny = torch.finfo(scores.dtype).tiny
-    p = scores / scores.sum(-1, keepdim=True).clamp(min=tiny)
-    real = _real(scores.shape[0], sequences, sequence)
-    return -((p * p.clamp(min=tiny).log()).sum(-1) * real).sum()
+    entropies: Tensor = routing_ops.entropy(scores.detach())
+    return (entropies * _real(scores.shape[0], sequences, sequence)).sum()
 
 
 def accumulate(total: Tensor, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ ATEN = (
     "cumsum.default", "div.Tensor", "embedding.default", "embedding_dense_backward.default", "eq.Tensor",
     "exp.default", "expand.default", "floor_divide.default", "full.default", "gather.default", "ge.Scalar",
     "gelu.default", "gelu_backward.default", "gt.Scalar", "index_select.default", "le.Scalar",
-    "log.default", "logical_and.default", "logsumexp.default", "lt.Scalar", "lt.Tensor", "max.dim", "maximum.default",
+    "logical_and.default", "logsumexp.default", "lt.Scalar", "lt.Tensor", "max.dim", "maximum.default",
     "mm.default", "mul.Scalar", "mul.Tensor", "neg.default", "new_zeros.default", "nll_loss_backward.default",
     "nll_loss_forward.default", "pow.Tensor_Scalar", "relu.default", "remainder.Scalar", "repeat.default",
     "repeat_interleave.Tensor", "scalar_tensor.default", "scatter.src", "scatter_add.default", "sgn.default",

@@ -30,6 +30,23 @@ def _(index: Tensor, bins: int) -> Tensor:
     return index.new_empty((bins,))
 
 
+@operation("entropy")
+def entropy(scores: Tensor) -> Tensor:
+    """(T, E) -> (T,): -sum_e p_e ln p_e in nats, where p are a token's scores, not negative, by their sum.
+
+    Where all are 0, it is 0. It has no gradient. With s the sum of scores x, it is ln s - (sum x ln x) / s.
+    """
+    check_rows(scores)
+    total = scores.sum(1)
+    found = total.log() + torch.special.entr(scores).sum(1) / total
+    return found.masked_fill_(total == 0, 0.0)
+
+
+@entropy.register_fake
+def _(scores: Tensor) -> Tensor:
+    return scores.new_empty((scores.shape[0],))
+
+
 @operation("inverse_permutation")
 def inverse_permutation(order: Tensor) -> Tensor:
     """(N,) int64 permutation -> its inverse."""

@@ -177,6 +177,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "hash_experts": [(ids, 2, 4), (ids[:0], 2, 4)],
         "histogram": [(chosen, 5), (none, 5)],
         "entropy": [(random(5, 3).abs(),), (empty,)],
+        "entropy": [(random(5, 3).abs(),), (empty,)],
         "inverse_permutation": [(order,), (none,)],
         "permute_rows": [(random(10, 3, grad=True), order, inverse), (random(0, 3, grad=True), none, none)],
         "dispatch": [(random(5, 3, grad=True), order, inverse, 2), (random(0, 3, grad=True), none, none, 2)],
