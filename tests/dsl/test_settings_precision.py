@@ -6,9 +6,12 @@ import itertools
 
 import pytest
 
-from dsl_texts import codes, errors, load
+from dsl_texts import load
 from moec.dsl import catalogue, spec
-from moec.dsl.check.precision import FORMATS
+from moec.dsl.check.precision import FORMATS, check_precision
+from moec.dsl.diagnostics import Diagnostic, DiagnosticBag, SourceErrors
+from moec.dsl.parse import parse_text
+from moec.dsl.source import SourceText
 from moec.dsl.spec import DType
 
 SMALL = "use tiny\n"
@@ -30,9 +33,18 @@ def test_formats_go_together_or_the_one_that_does_not_is_named(formats: tuple[DT
     apart = {name for name, value in given.items() if (value == "fp64") != (given["compute"] == "fp64")}
     if given["router"] == "bf16" and given["compute"] == "fp32":
         apart |= {"router"}
-    if not apart:
-        assert load(_text(**given)).precision == spec.PrecisionSpec(*formats)
-        return
-    found = errors(_text(**given))
-    assert codes(found) == {catalogue.FORMATS_APART.code}
+    bag = DiagnosticBag()
+    file = parse_text(SourceText("small.moe", _text(**given)), bag)
+    precision = check_precision(file.block("precision"), bag)
+    assert precision == spec.PrecisionSpec(*formats)
+    found = reported(bag)
+    assert {d.code for d in found} == ({catalogue.FORMATS_APART.code} if apart else set())
     assert [d.label.partition(" = ")[0] for d in found] == [name for name in FORMATS if name in apart]
+
+
+def reported(bag: DiagnosticBag) -> list[Diagnostic]:
+    try:
+        bag.raise_if_any()
+    except SourceErrors as error:
+        return list(error.diagnostics)
+    return []
