@@ -21,6 +21,7 @@ from moec.runtime.abi import (
     registry,
     routing_ops,
     row_ops,
+    subset_ops,
 )
 
 from .routes import Route, random, routes
@@ -165,6 +166,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     """Operation -> arguments, those of an operation with a gradient asking for it; empty inputs included."""
     order, inverse, chosen = ROUTE.order, ROUTE.inverse, ROUTE.chosen.reshape(-1)
     none, nothing = torch.tensor([], dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+    own, places = subset_ops.subset_order(chosen, 3, int((chosen < 3).sum()))
+    nowhere = torch.zeros(10, dtype=torch.int64)  # places of pairs none of which has a row
     q, kv = random(2, 5, 4, 2), random(2, 5, 2, 2)
     out, lse = attention_ops.attention(q, kv, kv, None, 0.5, 3, 0, 0.0)
     sinks, turn = random(4, grad=True), ([0.1, 2.0], 1.5, True)
@@ -177,7 +180,6 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "hash_experts": [(ids, 2, 4), (ids[:0], 2, 4)],
         "histogram": [(chosen, 5), (none, 5)],
         "entropy": [(random(5, 3).abs(),), (empty,)],
-        "entropy": [(random(5, 3).abs(),), (empty,)],
         "inverse_permutation": [(order,), (none,)],
         "permute_rows": [(random(10, 3, grad=True), order, inverse), (random(0, 3, grad=True), none, none)],
         "dispatch": [(random(5, 3, grad=True), order, inverse, 2), (random(0, 3, grad=True), none, none, 2)],
@@ -185,6 +187,23 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "combine": [(random(10, 3, grad=True), random(5, 2, grad=True), order, inverse)],
         "combine_grad_rows": [(random(5, 3), random(5, 2), order), (random(0, 3), random(0, 2), none)],
         "combine_grad_weights": [(random(5, 3), random(10, 3), inverse, 2), (empty, empty, none, 2)],
+        "random_order": [(ZERO, ZERO, 5), (ZERO, ZERO, 0)],
+        "subset_order": [(chosen, 3, int((chosen < 3).sum())), (none, 3, 0)],
+        "select_rows": [
+            (random(5, 3, grad=True), own, places, 2), (random(0, 3, grad=True), none, none, 2),
+            (random(5, 3, grad=True), none, nowhere, 2),
+        ],
+        "sum_selected": [(random(len(own), 3), places, 2), (empty, nowhere, 2), (empty, none, 2)],
+        "combine_selected": [
+            (random(len(own), 3, grad=True), random(5, 2, grad=True), own, places),
+            (random(0, 3, grad=True), random(5, 2, grad=True), none, nowhere),
+        ],
+        "combine_selected_grad_rows": [
+            (random(5, 3), random(5, 2), own), (random(5, 3), random(5, 2), none),
+        ],
+        "combine_selected_grad_weights": [
+            (random(5, 3), random(len(own), 3), places, 2), (random(5, 3), empty, nowhere, 2),
+        ],
         "expert_mm": [
             (random(5, 3, grad=True), random(4, 2, 3, grad=True), COUNTS),
             (random(0, 3, grad=True), random(4, 2, 3, grad=True), nothing),
@@ -239,6 +258,7 @@ COLLECTIVES: dict[str, tuple[Any, ...]] = {
     "all_reduce": (torch.zeros(3, 2), "data"),
     "shard_gather": (torch.zeros(3), 2, "shard"),
     "reduce_scatter": (torch.zeros(6), 2, "shard"),
+    "member": (torch.zeros(3), "expert"),
 }
 
 
@@ -270,6 +290,7 @@ def test_collectives_tell_their_shapes() -> None:
         "all_reduce": (3, 2),
         "shard_gather": (6,),
         "reduce_scatter": (3,),
+        "member": (),
     }
 
 
