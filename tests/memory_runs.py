@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from held_bytes import Life
 from moec.compiler.pipeline import Compiled, compile_spec
@@ -46,6 +47,8 @@ class Held:
 
     saved: list[int] = field(default_factory=list)
     host: list[int] = field(default_factory=list)
+    computed: dict[str, int] = field(default_factory=dict)  # by program of a region
+    inside: list[_Inside] = field(default_factory=list)  # the programs that run now
     lives: dict[str, list[Life]] = field(default_factory=lambda: {"saved": [], "host": []})
 
     def add(self, kind: str, values: Sequence[Any]) -> None:
@@ -56,6 +59,22 @@ class Held:
         """Note what is alive now."""
         self.saved.append(_alive(self.lives["saved"]))
         self.host.append(_alive(self.lives["host"]))
+
+
+@dataclass
+class _Inside:
+    """A program of a region that runs: what it was given, and what it has computed."""
+
+    given: list[Life]
+    made: list[Life] = field(default_factory=list)
+    most: int = 0
+
+    def add(self, result: Any) -> None:
+        given = {life.key for life in self.given}
+        found = [Life(x) for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.made = [life for life in self.made if life.goes_on()]
+        self.made += [life for life in found if life.key not in given]
+        self.most = max(self.most, _alive(self.made))
 
 
 def _alive(lives: list[Life]) -> int:
@@ -86,6 +105,8 @@ def _step(compiled: Compiled, transport: LoopbackTransport) -> Outcome:
     held = Held()
     kept = itertools.cycle(_kept_results(compiled))
     executor.interpose("moec.call", lambda call: _watched(call, held, kept))
+    for op in {i.op for program in compiled.programs.values() for i in program.instructions} - {"moec.call"}:
+        executor.interpose(op, lambda compute: _computed(compute, held))
     for op, kind in (("moec.offload_start", "host"), ("moec.load_start", "saved")):
         executor.interpose(op, lambda start, kind=kind: _counted(start, kind, held))  # type: ignore[misc]
     arguments = [*_batch(compiled, rank), 0.1, torch.tensor(1.0), math.inf, *state.arguments()]
@@ -130,13 +151,29 @@ def _watched(call: Callable[..., Any], held: Held, kept: Iterator[list[int]]) ->
 
     def called(program: str, arguments: list[Any]) -> Any:
         held.count()
+        held.inside.append(_Inside([Life(x) for x in arguments if isinstance(x, Tensor)]))
         results = call(program, arguments)
+        most = held.inside.pop().most
+        if program not in ("step", "micro_batch"):
+            held.computed[program] = max(held.computed.get(program, 0), most)
         if program.endswith(".forward"):
             held.add("saved", [results[index] for index in next(kept)])
         held.count()
         return results
 
     return called
+
+
+def _computed(compute: Callable[..., Any], held: Held) -> Callable[..., Any]:
+    """Counts what an instruction of the program that runs now has computed."""
+
+    def computed(*arguments: Any, **keywords: Any) -> Any:
+        result = compute(*arguments, **keywords)
+        if held.inside:
+            held.inside[-1].add(result)
+        return result
+
+    return computed
 
 
 def _counted(start: Callable[[Tensor], Handle], kind: str, held: Held) -> Callable[[Tensor], Handle]:

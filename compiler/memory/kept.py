@@ -12,6 +12,7 @@ from moec.compiler.build.statistics import CARRIED_DIFFERENTIABLE
 from moec.compiler.differentiate.bind import DifferentiatedRegion
 from moec.compiler.graph import component
 
+from .liveness import computed_bytes
 from .sizes import Sizes, tensors
 
 _CHAIN = frozenset(("x", "choices", *CARRIED_DIFFERENTIABLE))
@@ -46,6 +47,7 @@ class Footprint:
     results: tuple[Value, ...]
     saved: tuple[Value, ...]
     inputs: tuple[Value, ...]
+    computed_bytes: dict[str, int]  # the most that `forward` and `backward` each compute and hold at a time
 
     @property
     def kept_bytes(self) -> int:
@@ -72,6 +74,10 @@ def footprint(region: DifferentiatedRegion, sizes: Sizes) -> Footprint:
         results=results,
         saved=results[len(region.outputs) :],
         inputs=tuple(_value(name, given[name], sizes) for name in region.backward_inputs if of_chain(name)),
+        computed_bytes={
+            "forward": computed_bytes(region.forward, sizes),
+            "backward": computed_bytes(region.backward, sizes),
+        },
     )
 
 

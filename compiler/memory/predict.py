@@ -5,7 +5,7 @@
     host        what waits in host memory
 
 A value counts from the instruction that makes it to the last one that uses it; a copy that is under way has
-its source as well. What an instruction needs inside of a region is not counted.
+its source as well. What a region computes and lets go is not of it: `Footprint.computed_bytes`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from moec.runtime.abi.buffers import Buffer
 from moec.runtime.abi.dtypes import DTYPES
 
 from .kept import Footprint
+from .liveness import peak
 
 Kind = Literal["saved", "gathered", "host"]
 _KINDS: tuple[Kind, ...] = ("saved", "gathered", "host")
@@ -54,13 +55,18 @@ def predict(
 
     With `copies_at_once` a copy has no time under way, as where host and device are one.
     """
-    peaks = _peaks(micro_batch.graph, _held(micro_batch, kinds, copies_at_once))
+    held = _held(micro_batch, kinds, copies_at_once)
+    peaks = {kind: peak(micro_batch.graph, _of_kind(held, kind)) for kind in _KINDS}
     return Prediction(
         saved_bytes=peaks["saved"],
         gathered_bytes=peaks["gathered"],
         host_bytes=peaks["host"],
         by_region=tuple((at, kinds[kind].kept_bytes) for at, kind in chain),
     )
+
+
+def _of_kind(held: dict[fx.Node, Memory], kind: Kind) -> dict[fx.Node, Memory]:
+    return {node: {key: n for key, n in memory.items() if key[0] == kind} for node, memory in held.items()}
 
 
 def _held(
@@ -120,32 +126,3 @@ def _parameters(micro_batch: MicroBatch) -> dict[fx.Node, Buffer]:
     first = len(micro_batch.inputs)
     shards = placeholders[first : first + len(micro_batch.buffers)]
     return dict(zip(shards, micro_batch.buffers.values(), strict=True))
-
-
-def _peaks(graph: fx.Graph, held: dict[fx.Node, Memory]) -> dict[Kind, int]:
-    """The most of each kind that is held at any node."""
-    now = dict.fromkeys(_KINDS, 0)
-    most = dict.fromkeys(_KINDS, 0)
-    holders: dict[tuple[Kind, fx.Node, int], int] = {}
-    ends = _ends(graph, held)
-    for node in graph.nodes:
-        for key, size in held.get(node, {}).items():
-            if not holders.get(key):
-                now[key[0]] += size
-            holders[key] = holders.get(key, 0) + 1
-        most = {kind: max(size, now[kind]) for kind, size in most.items()}
-        for ended in ends.get(node, ()):
-            for key, size in held[ended].items():
-                holders[key] -= 1
-                now[key[0]] -= 0 if holders[key] else size
-    return most
-
-
-def _ends(graph: fx.Graph, held: dict[fx.Node, Memory]) -> dict[fx.Node, list[fx.Node]]:
-    """Node -> those whose last use it is; a node that nothing uses ends with itself."""
-    place = {node: index for index, node in enumerate(graph.nodes)}
-    found: dict[fx.Node, list[fx.Node]] = {}
-    for node in held:
-        last = max((*node.users, node), key=lambda user: place[user])
-        found.setdefault(last, []).append(node)
-    return found

@@ -26,7 +26,7 @@ def memory_text(compiled: Compiled) -> str:
     """By kind of region and component, in all, at its peak; and what other policies would keep."""
     predicted = predict(compiled.micro_batch, compiled.reference.chain, compiled.footprints)
     return "\n".join(
-        [_HEAD, _BALANCED, "", *_kinds(compiled), "", *_totals(predicted), "", *_policies(compiled)]
+        [_HEAD, _BALANCED, "", *_kinds(compiled), "", *_totals(compiled, predicted), "", *_policies(compiled)]
     )
 
 
@@ -54,12 +54,15 @@ def _name(value: Value) -> str:
     return value.component or "the rest"
 
 
-def _totals(predicted: Prediction) -> Iterator[str]:
+def _totals(compiled: Compiled, predicted: Prediction) -> Iterator[str]:
+    computed = [found.computed_bytes for found in compiled.footprints.values()]
     rows = {
         "all regions": predicted.kept_bytes,
         "most on the device at a time": predicted.saved_bytes,
         "most in host memory": predicted.host_bytes,
         "most of gathered parameters": predicted.gathered_bytes,
+        "most in a region's forward": max(found["forward"] for found in computed),
+        "most in a region's backward": max(found["backward"] for found in computed),
     }
     return (f"{name:<28} {size:>18,}" for name, size in rows.items())
 

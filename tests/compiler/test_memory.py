@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch import fx
 
-from memory_runs import compiled_with
+from memory_runs import compiled_with, run_step
 from moec.compiler.differentiate.policy import KEEP_ALL, KEEP_NONE, Policy
 from moec.compiler.differentiate.trace import Joint
 from moec.compiler.errors import CompileError, InternalCompilerError
@@ -238,6 +238,18 @@ def test_a_small_model_does_what_the_large_one_does(memory: str) -> None:
     else:
         assert "moec.token_losses" in ops
         assert measure(compiled.joints["layer_0"], compiled.policies["layer_0"], Sizes()).work > 0
+
+
+@pytest.mark.parametrize("memory", ["recompute = none", "recompute = layer", "loss_chunk = 4 tokens"])
+def test_what_regions_compute_is_held_as_predicted(memory: str) -> None:
+    """To the byte, instruction by instruction; what kernels hold while they run is not counted."""
+    compiled = compiled_with(memory, "shared")
+    (outcome,) = run_step(compiled)
+    assert outcome.held.computed == {
+        f"{kind}.{half}": size
+        for kind, found in compiled.footprints.items()
+        for half, size in found.computed_bytes.items()
+    }
 
 
 def test_a_policy_names_what_it_makes_again() -> None:
