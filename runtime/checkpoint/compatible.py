@@ -22,6 +22,9 @@ FREE = ("train.steps", "train.epochs", "train.micro_batches", "train.checkpoint"
         "train.nonfinite", "train.spike")  # fmt: skip
 """What may change without a word."""
 
+NAME = "model"
+"""The path of a model's name, which has no meaning."""
+
 _SHOWN = 6
 
 
@@ -45,8 +48,10 @@ def check_compatible(saved: CheckpointManifest, bundle: Manifest, data: str | No
             f"{where} is of a run on other data, of which it has seen {saved.data.sequences} sequences: "
             f"give the same --data.\n{_advice(False)}"
         )
-    taken = {path: change for path, change in changes.items() if not path.startswith(FREE)}
-    return [f"{path} was {old}, and is {new} from now on" for path, (old, new) in taken.items()]
+    taken = {path: change for path, change in changes.items() if path != NAME and not path.startswith(FREE)}
+    return [
+        f"{path} was {_value(old)}, and is {_value(new)} from now on" for path, (old, new) in taken.items()
+    ]
 
 
 def _changes(
@@ -58,7 +63,7 @@ def _changes(
 
 
 def _refused(path: str) -> bool:
-    return path.startswith(ORDER) or not path.startswith("train.")
+    return path.startswith(ORDER) or (path != NAME and not path.startswith("train."))
 
 
 def _listed(changes: Mapping[str, tuple[str | None, str | None]]) -> str:

@@ -132,7 +132,7 @@ def test_integer_and_list_bindings_are_values_like_others() -> None:
 WRONG = [
     ("trian.steps=3", c.UNKNOWN_PATH, "did you mean `train`?"),
     ("train.stops=3", c.UNKNOWN_PATH, "did you mean `steps`?"),
-    ("train=3", c.UNKNOWN_PATH, "one of:"),
+    ("memory=3", c.UNKNOWN_PATH, "one of:"),
     ("experts.rooter.top=1", c.UNKNOWN_PATH, "did you mean `router`?"),
     ("experts.router.topk=1", c.UNKNOWN_PATH, "did you mean `top`?"),
     ("experts.balance.aux_los=1", c.UNKNOWN_PATH, "did you mean `aux_loss`?"),

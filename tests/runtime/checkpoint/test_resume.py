@@ -251,9 +251,10 @@ def test_another_order_of_samples_is_refused_by_what_differs(written: Path) -> N
 
 
 def test_other_layouts_and_lengths_are_taken_and_other_rates_told(written: Path) -> None:
+    assert taken(written, model="another name") == []
     assert taken(written, train__steps="200", train__micro_batches="2", train__checkpoint="none") == []
     assert taken(written, train__optimizer__lr="0.1") == [
-        "train.optimizer.lr was None, and is 0.1 from now on"
+        "train.optimizer.lr was absent, and is 0.1 from now on"
     ]
 
 

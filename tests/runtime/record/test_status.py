@@ -147,3 +147,17 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_a_missing_directory_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no directory"):
         start(tmp_path / "none" / "run_status.json", Time())
+
+
+def test_a_run_that_is_stopped_and_saved_is_neither_complete_nor_failed(tmp_path: Path) -> None:
+    """Its verdict stays when its launcher only sees a code, and goes when a run that goes on fails."""
+    path = tmp_path / "run_status.json"
+    file = StatusFile(path, steps=10, world=1, bundle="", step=4)
+    file.advance(5, 1.0)
+    file.end(ExitCode.STOPPED_EARLY, "USR1")
+    found = read_status(path)
+    assert (found.state, found.step, found.exit_code, found.reason) == ("stopped", 5, 75, "USR1")
+    mark_failed(path, 75, "the ranks ended")
+    assert read_status(path) == found
+    mark_failed(path, 76, "damaged", replaces=True)
+    assert (read_status(path).state, read_status(path).reason) == ("failed", "damaged")
