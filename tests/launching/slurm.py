@@ -62,7 +62,7 @@ SchedulerParameters=sched_interval=1,batch_sched_delay=0,requeue_delay=1
 KillWait=5
 MinJobAge=300
 MailProg=/bin/true
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=4096 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 PartitionName=long Nodes={host} Default=NO MaxTime=INFINITE State=UP OverSubscribe=NO
 """

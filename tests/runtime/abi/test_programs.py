@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moec.runtime.abi.codec import FormatError, dump, parse_json
-from moec.runtime.abi.instructions import COLLECTIVE_STARTS, DTYPE_ARGUMENTS, SIGNATURES
+from moec.runtime.abi.instructions import COLLECTIVE_STARTS, DTYPE_ARGUMENTS, MEMBER, SIGNATURES
 from moec.runtime.abi.program import Instruction, Place, Program, Ref, listing, uses
 from moec.runtime.abi.program_json import programs_from_data, programs_to_data
 
-OPS = sorted(SIGNATURES.keys() - COLLECTIVE_STARTS - {"moec.call"})
+OPS = sorted(SIGNATURES.keys() - COLLECTIVE_STARTS - {"moec.call", MEMBER})
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=1000), min_size=1, max_size=6).filter(
     str.isprintable
 )
