@@ -94,7 +94,9 @@ def _training(train: TrainSpec) -> Training:
         ),
         seed=train.seed,
         documents=train.documents,
-        validation=train.validation and Validation(train.validation.every, train.validation.batches),
+        validation=None
+        if train.validation is None
+        else Validation(train.validation.every, train.validation.batches),
         checkpoint=_checkpointing(train),
         nonfinite=OnNonfinite(train.nonfinite.kind, train.nonfinite.most),
         spike=OnSpike(train.spike.kind, train.spike.factor, train.spike.most),

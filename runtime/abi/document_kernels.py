@@ -128,7 +128,7 @@ def _by_length(documents: Tensor) -> Iterator[_Alike]:
     first[:, 1:] = here[:, 1:] != here[:, :-1]
     starts = first.view(-1).nonzero().squeeze(1)
     lengths = torch.diff(starts, append=starts.new_tensor([sequences * length]))
-    for n in lengths.unique().tolist():
+    for n in sorted(set(lengths.tolist())):
         if n == length:
             whole = starts[lengths == n]
             if len(whole) == sequences:

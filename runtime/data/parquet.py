@@ -105,7 +105,8 @@ def _library() -> ModuleType:
         raise EnvironmentMismatch(
             f"a .parquet file needs pyarrow (`pip install moec[data]`), which cannot be loaded: {error}"
         ) from error
-    return pyarrow.parquet
+    library: ModuleType = pyarrow.parquet
+    return library
 
 
 @contextmanager
