@@ -31,6 +31,7 @@ DATA: tuple[Param, ...] = (
         "none",
         takes_none=True,
         takes=("validation",),
+        opened="evaluated()",
         meaning="when held-out data is evaluated",
     ),
 )
