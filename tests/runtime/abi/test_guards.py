@@ -201,7 +201,6 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...], str]] = {
         r"an order is int64 \(4,\)",
     ),
     "scores of one token alone": ("entropy", (ones(4),), "rows are"),
-    "scores of one token alone": ("entropy", (ones(4),), "rows are"),
     "an index past the bins": ("histogram", (order(0, 7), 4), "an index is not below 4"),
     "a permutation that is short": (
         "permute_rows",
