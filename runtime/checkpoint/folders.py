@@ -1,7 +1,7 @@
 """The folders of checkpoints, by name.
 
     OUT/checkpoints/step-00000042/                manifest.json, model.moe, PART-RANK.safetensors; complete
-    OUT/checkpoints/step-00000050.tmp-1f0c9a3e/   being written, or what a killed run has left
+    OUT/checkpoints/step-00000050.tmp-1f0c9a3e/   being written or deleted, or left so by a killed run
     OUT/checkpoints/step-00000046.damaged-77ab01c2/   found damaged, and passed over, by a run that resumed
     OUT/checkpoints/latest                        the name of the newest, for people and scripts
 
@@ -82,8 +82,9 @@ def write_latest(root: Path, step: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder, its manifest first, so that none that is half deleted looks like a checkpoint."""
-    (path / "manifest.json").unlink(missing_ok=True)
+    """Delete a folder. Half deleted, it is called as one half written, and goes with the next start."""
+    if step_of(path.name) is not None:
+        path = path.rename(path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}"))
     shutil.rmtree(path)
 
 

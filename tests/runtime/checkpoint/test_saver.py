@@ -336,6 +336,19 @@ def test_leaving_does_not_wait_for_a_long_write(tmp_path: Path, monkeypatch: pyt
     folders.remove(left)
 
 
+def test_a_checkpoint_that_is_half_deleted_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at that, a run would leave what looks like a damaged one."""
+    for step in (1, 2):
+        save(tmp_path, ONE, step)
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.shutil, "rmtree", lambda path: None)
+        write.prune(tmp_path, keep=1)
+    assert folders.complete_steps(tmp_path) == [2]
+    (left,) = folders.unfinished(tmp_path)
+    folders.remove(left)
+    assert folders.unfinished(tmp_path) == []
+
+
 def test_every_mesh_gives_every_rank_the_same_manifest(tmp_path: Path) -> None:
     """What rank 0 writes says of each file what the rank that wrote it has told."""
     for number, mesh in enumerate(meshes(3)):
