@@ -15,7 +15,7 @@ from moec.cli.verifying import Ranks, run_ranks
 from moec.compiler.dump import dump_plan
 from moec.compiler.pipeline import Compiled, CompileOptions, compile_spec
 from moec.compiler.reference import Reference, reference_step
-from moec.dsl.spec import PrecisionSpec, Spec
+from moec.dsl.spec import Dispatch, MemorySpec, Offload, PrecisionSpec, Spec
 from moec.runtime.abi.program import Instruction, Ref, listing
 from moec.runtime.transport import loopback
 from small_models import batch_of, small_spec, weights_of
@@ -110,6 +110,39 @@ def test_every_layout_agrees_but_for_rounding(layout: str) -> None:
 def test_every_other_number_in_bf16_too() -> None:
     """Reduced in bfloat16, with a router in bfloat16."""
     check(*where_choices_agree(compiled("mixtral", NARROWEST, **LAYOUTS["4"])), 2 * TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        MemorySpec(recompute="layer"),
+        MemorySpec(offload=Offload(1, least_bytes=1)),
+        MemorySpec(gathered="keep"),
+    ],
+    ids=str,
+)
+def test_what_is_kept_for_backward_changes_no_bit_in_bf16(memory: MemorySpec) -> None:
+    """A cast made again gives what it gave."""
+    spec = spec_of("shared", **LAYOUTS["2"])
+    plain, saving = (
+        ranks_of(compile_spec(replace(spec, memory=m), CompileOptions(update=False)), 0)
+        for m in (spec.memory, memory)
+    )
+    assert plain.losses == saving.losses
+    assert plain.gradients.keys() == saving.gradients.keys()
+    assert all(torch.equal(g, saving.gradients[name]) for name, g in plain.gradients.items())
+
+
+@pytest.mark.parametrize("change", ["loss in chunks", "all_gather", "shuffle"])
+def test_other_ways_of_a_step_take_bf16(change: str) -> None:
+    """Chunks of logits, the other dispatcher, shuffled tokens: each close to float64."""
+    spec = spec_of("gpt-oss", **LAYOUTS["2"])
+    changed = {
+        "loss in chunks": replace(spec, memory=MemorySpec(loss_chunk=4)),
+        "all_gather": replace(spec, parallel=replace(spec.parallel, dispatch=Dispatch("all_gather"))),
+        "shuffle": replace(spec, parallel=replace(spec.parallel, dispatch=Dispatch(shuffle=True))),
+    }[change]
+    check(*where_choices_agree(compile_spec(changed, CompileOptions(update=False))))
 
 
 # --- formats ---
