@@ -47,7 +47,8 @@ def check(row: Row, mpi: Mpi, seen: Seen) -> None:
     """What the row promises."""
     told = seen.result.output
     assert (seen.result.timed_out, seen.result.survivors) == (False, 0), told
-    assert seen.result.rc == row.code[mpi], told
+    # Where a rank is lost, its launcher may be faster than the rank that has noticed, or slower.
+    assert seen.result.rc in {row.code[mpi], row.verdict or row.code[mpi]}, told
     assert seen.seconds < row.within_s, (seen.seconds, told)
     _check_verdict(row, mpi, seen)
     if seen.resumed is not None:
