@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -31,6 +32,21 @@ EndOfDocument = Annotated[
         help="The tokenizer's token between documents, as text or id. Default: <|endoftext|> and the like.",
     ),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Default: runs/<name>. An earlier run there moves to DIR/previous-<time it started>.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Stop after this many steps.")]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init", metavar="DIR|hf:DIR", help="Start from moec's weights, or a published checkpoint."
+    ),
+]
 Target = Annotated[
     str,
     typer.Argument(metavar="BUNDLE|SPEC", help="A bundle; or a .moe file or shipped model, compiled first."),
@@ -47,7 +63,7 @@ StrictResume = Annotated[
     bool, typer.Option("--strict-resume", help="With --resume: stop (76) if the newest is damaged.")
 ]
 InitFrom = Annotated[
-    Literal["all", "rank0"],
+    Literal["all", "rank0"] | None,
     typer.Option(
         "--init-from",
         help="Who reads --init: every rank, or rank 0 alone, which sends to each what is its own.",

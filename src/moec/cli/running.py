@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from moec.cli.asked import Asked
 from moec.cli.ending import verdict_of_ranks
 from moec.cli.language import AsJson, Overrides
 from moec.cli.ranks import Ranks, launched
@@ -16,11 +16,14 @@ from moec.cli.run_options import (
     Elastic,
     EndOfDocument,
     FaultInjection,
+    Init,
     InitFrom,
+    Out,
     PeakFlops,
     Processes,
     Profile,
     Resume,
+    Steps,
     StrictResume,
     Target,
     Timeout,
@@ -28,9 +31,7 @@ from moec.cli.run_options import (
     Trackers,
     Transport,
     Validation,
-    repeated,
 )
-from moec.runtime.errors import UserError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,22 +43,10 @@ def add_to(app: typer.Typer) -> None:
 def run(
     target: Target,
     data: Data,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Default: runs/<name>. An earlier run there moves to DIR/previous-<time it started>.",
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Stop after this many steps.")] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init", metavar="DIR|hf:DIR", help="Start from moec's weights, or a published checkpoint."
-        ),
-    ] = None,
-    init_from: InitFrom = "all",
+    out: Out = None,
+    steps: Steps = None,
+    init: Init = None,
+    init_from: InitFrom = None,
     tokenizer: Tokenizer = None,
     end_of_document: EndOfDocument = None,
     transport: Transport = None,
@@ -74,64 +63,40 @@ def run(
     elastic: Elastic = False,
 ) -> int:
     """Train. Under mpirun this is one rank; with -n, or from a spec, it starts the ranks itself."""
-    from moec.runtime.observe_options import parse_observing
+    asked = Asked(
+        data,
+        out or Path("runs") / _name(target),
+        steps,
+        init,
+        init_from,
+        tokenizer,
+        end_of_document,
+        transport,
+        resume,
+        strict_resume,
+        validation or [],
+        timeout,
+        enable_fault_injection,
+        profile,
+        tracker or [],
+        peak_flops,
+        elastic,
+    )
+    return _run(asked, target, processes, overrides)
 
-    if strict_resume and not resume:
-        raise typer.BadParameter("--strict-resume goes with --resume")
-    out = out or Path("runs") / _name(target)
 
-    observing = parse_observing(profile, tuple(tracker or ()), peak_flops)
-
+def _run(asked: Asked, target: str, processes: int | None, overrides: list[str] | None) -> int:
     def train(bundle: Path) -> int:
-        from moec.runtime.run import RunOptions, run_training
-        from moec.runtime.watchdog.limits import Limits, parse_limits
+        from moec.runtime.run import run_training
 
-        return run_training(
-            RunOptions(
-                bundle,
-                tuple(data),
-                out,
-                steps,
-                init,
-                tokenizer,
-                transport,
-                end_of_document,
-                resume=resume,
-                strict_resume=strict_resume,
-                init_from=init_from,
-                validation=tuple(validation or ()),
-                limits=parse_limits(timeout) if timeout else Limits(),
-                inject_faults=enable_fault_injection,
-                observing=observing,
-            ),
-            replanned_in(out) if elastic else None,
-        )
+        return run_training(asked.options(bundle), replanned_in(asked.out) if asked.elastic else None)
 
+    asked.check()
     if not launched():
-        _check_paths(data, validation or [], out, init, tokenizer, end_of_document)
-    arguments = [*repeated("--data", data), *repeated("--validation", validation), "--out", str(out)]
-    arguments += repeated("--tracker", tracker)
-    for option, value in (
-        ("--steps", steps),
-        ("--init", init),
-        ("--init-from", init_from),
-        ("--tokenizer", tokenizer),
-        ("--end-of-document", end_of_document),
-        ("--timeout", timeout),
-        ("--profile", profile),
-        ("--peak-flops", peak_flops),
-    ):
-        arguments += [option, str(value)] if value is not None else []
-    flags = {
-        "--resume": resume,
-        "--strict-resume": strict_resume,
-        "--enable-fault-injection": enable_fault_injection,
-        "--elastic": elastic,
-    }
-    arguments += [option for option, given in flags.items() if given]
-    ranks = Ranks("run", arguments, processes, transport, elastic)
-    code = ranks.carry_out(train, target, overrides, out)
-    return code if launched() else verdict_of_ranks(out, code, elastic)
+        asked.check_paths()
+    ranks = Ranks("run", asked.words(), processes, asked.transport, asked.elastic)
+    code = ranks.carry_out(train, target, overrides, asked.out)
+    return code if launched() else verdict_of_ranks(asked.out, code, asked.elastic)
 
 
 def verify(
@@ -156,23 +121,3 @@ def verify(
 
 def _name(target: str) -> str:
     return Path(target).name.removesuffix(".moe")
-
-
-def _check_paths(
-    data: list[str],
-    validation: list[str],
-    out: Path,
-    init: str | None,
-    tokenizer: str | None,
-    end_of_document: str | None,
-) -> None:
-    """Refuse a slip in a path before anything is compiled or started; ranks look closer."""
-    from moec.runtime.data.source import check_data
-    from moec.runtime.data.tokenizer import open_tokenizer
-
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: a folder is expected")
-    check_data(data, validation)
-    open_tokenizer(tokenizer, end_of_document)
-    if init is not None and not Path(init.removeprefix("hf:")).is_dir():
-        raise UserError(f"--init {init}: there is no such folder")
