@@ -295,13 +295,18 @@ def _companions(
     Who looks whether a state is sound comes before who saves it.
     """
     job, state = trainer.job, trainer.state
+
+    def warn(text: str) -> None:
+        say(text)
+        recorder.event("warning", text)
+
     numerics = Numerics(
         trainer,
         job.bundle.manifest.training,
         rewind=saver.rewind,
         rewound=recorder.rewound,
         trace=lambda: trace(state, job.bundle, job.transport),
-        say=say if job.transport.rank == 0 else lambda text: None,
+        say=warn if job.transport.rank == 0 else lambda text: None,
     )
     if faults is not None:
         faults.reach(job.executor, state)

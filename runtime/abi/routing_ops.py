@@ -38,8 +38,8 @@ def entropy(scores: Tensor) -> Tensor:
     """
     check_rows(scores)
     total = scores.sum(1)
-    found = total.log() + torch.special.entr(scores).sum(1) / total
-    return found.masked_fill_(total == 0, 0.0)
+    found: Tensor = total.log() + torch.special.entr(scores).sum(1) / total
+    return torch.where(total == 0, 0.0, found)
 
 
 @entropy.register_fake
