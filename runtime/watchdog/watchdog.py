@@ -217,25 +217,26 @@ class Watchdog:
     def _terminated(self) -> None:
         """mpirun is about to kill this rank: a rank is lost, or somebody has ended the job."""
         if report := self.lost():
-            self._mark(ExitCode.LOST_PEER, report)
+            self._tell(ExitCode.LOST_PEER, report)
         elif self.watched.killed_by_term:
-            self._mark(
+            self._tell(
                 128 + signal.SIGTERM,
                 "ended by SIGTERM: Open MPI's mpirun gives ranks half a second, too short to save; "
                 "send it SIGUSR1 to save and stop",
             )
 
     def _end(self, code: int, message: str) -> None:
-        """Say why, unless a verdict is there, and end the job."""
+        """Say why, and end the job."""
         with self._ending:
-            if not _has_verdict(self.watched.status):
-                self._mark(code, message)
-                sys.stderr.write(f"moec: error: {message}\n")
-                sys.stderr.flush()
+            self._tell(code, message)
             self._leave(code)
 
-    def _mark(self, code: int, message: str) -> None:
-        mark_failed(self.watched.status, code, message, step=max(self._step, 0))
+    def _tell(self, code: int, message: str) -> None:
+        """Message and verdict, unless another rank was first; before the board, a verdict is of another run."""
+        if self._board is None or not _has_verdict(self.watched.status):
+            mark_failed(self.watched.status, code, message, step=max(self._step, 0))
+            sys.stderr.write(f"moec: error: {message}\n")
+            sys.stderr.flush()
 
     def _leave(self, code: int) -> None:
         threading.Thread(target=self.watched.abort, args=(int(code),), daemon=True).start()
