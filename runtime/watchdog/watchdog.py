@@ -232,7 +232,7 @@ class Watchdog:
             self._leave(code)
 
     def _tell(self, code: int, message: str) -> None:
-        """Message and verdict, unless another rank was first; before the board, a verdict is of another run."""
+        """Message and verdict, unless another rank was first; before the board, a verdict is of before."""
         if self._board is None or not _has_verdict(self.watched.status):
             mark_failed(self.watched.status, code, message, step=max(self._step, 0))
             sys.stderr.write(f"moec: error: {message}\n")
