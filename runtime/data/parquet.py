@@ -118,5 +118,5 @@ def _errors_as_ours(path: Path) -> Iterator[None]:
         if error.errno is not None:
             raise InputOutputError(f"cannot read {path}: {error.strerror or error}") from error
         raise IntegrityError(f"{path} is damaged: {error}") from error
-    except (ValueError, MemoryError, OverflowError, NotImplementedError) as error:
+    except (ValueError, MemoryError, OverflowError, RuntimeError) as error:  # not supported: a RuntimeError
         raise IntegrityError(f"{path} is damaged, or not as pyarrow reads it: {error}") from error
