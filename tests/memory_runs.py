@@ -33,11 +33,15 @@ CPU = torch.device("cpu")
 def compiled_with(
     memory: str, variant: str = "mixtral", changes: dict[str, str] | None = None, **degrees: int
 ) -> Compiled:
-    """A small model whose `memory` block holds `memory`."""
-    text = small_text(variant, **(changes or {}))
+    """A small model whose `memory` block holds `memory`; `compute` of `changes` is its precision."""
+    changes = dict(changes or {})
+    compute = changes.pop("compute", "fp32")
+    text = small_text(variant, **changes)
     plain = "memory { recompute = none }"
     assert plain in text
-    spec = load_text(text.replace(plain, f"memory {{ {memory} }}"), "small.moe")
+    spec = load_text(
+        text.replace(plain, f"memory {{ {memory} }}\nprecision {{ compute = {compute} }}"), "small.moe"
+    )
     return compile_spec(replace(spec, parallel=ParallelSpec(**degrees)))
 
 
@@ -99,7 +103,8 @@ def run_step(compiled: Compiled) -> list[Outcome]:
 
 def _step(compiled: Compiled, transport: LoopbackTransport) -> Outcome:
     mesh, rank = compiled.plan.mesh, transport.rank
-    state = TrainState(compiled.step.buffers, mesh, rank, compiled.reference.shape.dtype, CPU)
+    numerics = compiled.plan.numerics
+    state = TrainState(compiled.step.buffers, mesh, rank, numerics.parameters, CPU, numerics.moments)
     state.draw(seed=1, std=0.3)
     executor = Executor(compiled.programs, make_groups(mesh, set(AXES), transport), CPU)
     held = Held()

@@ -63,6 +63,19 @@ def test_no_variant_is_another_the_second_time(variant: str) -> None:
     same_bits(*(run_step(compiled_with(m, variant, **DEGREES)) for m in ("recompute = none", policy)))
 
 
+@pytest.mark.parametrize("policy", ["recompute = experts, gathered = keep", POLICIES[6]])
+def test_halves_are_no_exception(policy: str) -> None:
+    """Casts are values like others: the same bits, as many bytes as predicted."""
+    changes = {**BALANCED, "compute": "bf16"}
+    plain, now = (
+        compiled_with(memory, changes=changes, **DEGREES) for memory in ("recompute = none", policy)
+    )
+    outcomes = run_step(now)
+    same_bits(run_step(plain), outcomes)
+    peaks = predicted(now)
+    assert measured(outcomes) == [(peaks.saved_bytes, peaks.host_bytes)] * len(outcomes)
+
+
 def measured(outcomes: list[Outcome]) -> list[tuple[int, int]]:
     """Peaks of each rank: saved, on host."""
     return [(max(outcome.held.saved), max(outcome.held.host)) for outcome in outcomes]
