@@ -13,7 +13,6 @@ import torch
 from .abi.bundle import Manifest
 from .abi.machine_ops import is_sound
 from .data.loader import Batch, Loader
-from .errors import NumericalError
 from .job import Job
 from .profile.work import Work
 from .schedule import Constant, Cosine, Schedule, learning_rate
@@ -143,10 +142,3 @@ def schedule_of(manifest: Manifest) -> Schedule:
     if schedule.kind == "cosine":
         return Cosine(schedule.warmup, schedule.floor)
     return Constant(schedule.warmup)
-
-
-def check_finite(result: StepResult) -> None:
-    """Raises NumericalError if a loss or the norm of the gradients is not finite."""
-    for name, number in {**result.losses, "grad_norm": result.grad_norm}.items():
-        if not math.isfinite(number):
-            raise NumericalError(f"{name} is {number} in step {result.step}", operation="step")
