@@ -85,12 +85,18 @@ def undisturbed(alone: Path, text: Path, tmp_path_factory: pytest.TempPathFactor
     return out
 
 
-@pytest.fixture
-def halfway(alone: Path, text: Path, tmp_path: Path) -> Path:
-    """Ten of the twenty steps."""
-    out = tmp_path / "halfway"
+@pytest.fixture(scope="module")
+def ten_steps(alone: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten of the twenty steps. Nobody changes it."""
+    out = tmp_path_factory.mktemp("runs") / "ten"
     succeed("run", alone, "--data", text, "--out", out, "--steps", "10")
     return out
+
+
+@pytest.fixture
+def halfway(ten_steps: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(ten_steps, tmp_path / "halfway"))
 
 
 def without_times(run: Path) -> list[dict[str, Any]]:
@@ -219,12 +225,13 @@ def test_strict_resume_goes_with_resume(alone: Path, text: Path, tmp_path: Path)
 
 
 def distance(run: Path, other: Path) -> float:
-    """The largest difference between the losses of two runs, step by step."""
-    pairs = zip(losses(run), losses(other), strict=True)
+    """The largest difference between the losses of two runs, step by step, as far as `run` has come."""
+    pairs = zip(losses(run), losses(other), strict=False)
     return max(abs(one - two) for one, two in pairs)
 
 
 @pytest.mark.mpi
+@pytest.mark.timeout(600)
 def test_a_run_goes_on_at_other_degrees_and_numbers_of_ranks(
     spec: Path, alone: Path, text: Path, undisturbed: Path, halfway: Path, tmp_path: Path
 ) -> None:
@@ -234,12 +241,12 @@ def test_a_run_goes_on_at_other_degrees_and_numbers_of_ranks(
     common = {"bundle": str(two), "data": str(text)}
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps([
-        common | {"out": str(tmp_path / "whole")},
-        common | {"out": str(tmp_path / "parts"), "steps": 10},
-        common | {"out": str(tmp_path / "parts"), "resume": True},
-        common | {"out": str(halfway), "steps": 15, "resume": True},
+        common | {"out": str(tmp_path / "whole"), "steps": 9},
+        common | {"out": str(tmp_path / "parts"), "steps": 5},
+        common | {"out": str(tmp_path / "parts"), "steps": 9, "resume": True},
+        common | {"out": str(halfway), "steps": 13, "resume": True},
     ]))  # fmt: skip
-    done = job(2, [JOB, plan])
+    done = job(2, [JOB, plan], timeout_s=280)
     assert done.rc == 0, done.output
     assert without_times(tmp_path / "parts") == without_times(tmp_path / "whole")
     files = {path.name: load_file(path) for path in (tmp_path / "whole/weights").glob("*.safetensors")}
@@ -247,8 +254,9 @@ def test_a_run_goes_on_at_other_degrees_and_numbers_of_ranks(
         again = load_file(tmp_path / "parts/weights" / name)
         assert all(bool((again[key] == tensor).all()) for key, tensor in tensors.items())
     assert distance(tmp_path / "whole", undisturbed) < 1e-5
-    done = job(3, ["-m", "moec", "run", three, "--data", text, "--out", halfway, "--resume"])
+    done = job(3, ["-m", "moec", "run", three, "--data", text, "--out", halfway, "--resume"], timeout_s=280)
     assert done.rc == 0, done.output
-    assert "goes on from step 15" in done.output
+    assert "goes on from step 13" in done.output
+    assert len(losses(halfway)) == 20
     assert distance(halfway, undisturbed) < 1e-5
     assert status(halfway)["world"] == 3
