@@ -56,7 +56,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .venv-mpich build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-mpich .slurm build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path "./.*" -prune -exec rm -rf {} +
 
 # --- environments: each stamp says that a step is done, for the pyproject.toml of that time ---
