@@ -18,7 +18,7 @@ from moec.runtime.mpirun import command
 from moec.runtime.weights.reader import WeightsReader
 from mpi_job import JobResult, job, run
 
-from .command_line import sets, succeed
+from .command_line import moec, sets, succeed
 
 SCRIPT = Path(__file__).with_name("layout_job.py")
 JOBS = Path(__file__).parents[2] / "docs" / "smp"
@@ -149,6 +149,9 @@ def test_weights_that_only_rank_0_sees(results: Path, tmp_path: Path) -> None:
     assert _losses(tmp_path / "sent") == _losses(tmp_path / "seen")
     ours, theirs = (_tensors(tmp_path / out / "weights") for out in ("sent", "seen"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    told = moec("run", tmp_path / "bundle", "--data", tmp_path / "text.txt", *alone)
+    assert told.code == 1
+    assert "--init-from goes with --init" in told.text
     refused = _train(tmp_path, "refused", here, nowhere)
     assert refused.rc == 1
     message = " ".join(refused.output.split())

@@ -42,6 +42,8 @@ class Asked:
         """Refuse what does not go together."""
         if self.strict_resume and not self.resume:
             raise typer.BadParameter("--strict-resume goes with --resume")
+        if self.init_from is not None and self.init is None:
+            raise typer.BadParameter("--init-from goes with --init")
         self.observing()
 
     def check_paths(self) -> None:
