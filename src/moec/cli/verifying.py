@@ -202,7 +202,8 @@ def _collect_gradients(
 def compare(ranks: Ranks, reference: Reference) -> Iterator[Deviation]:
     """All deviations. A gradient that no rank owns stays not-a-number and fails every comparison."""
     for name, loss in reference.losses.items():
-        yield _deviation(name, abs(ranks.losses[name] - loss), abs(loss))
+        scale = max(abs(loss), 1.0) if name.endswith(".entropy") else abs(loss)  # of one expert it is 0
+        yield _deviation(name, abs(ranks.losses[name] - loss), scale)
     expected = torch.cat(list(reference.loads.values())).tolist() if reference.loads else []
     yield Deviation("expert load", float(ranks.loads != expected))
     largest = {name: gradient.abs().max().item() for name, gradient in reference.gradients.items()}
