@@ -197,9 +197,9 @@ def long_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-DISTURBANCES: dict[str, tuple[Callable[[subprocess.Popen[bytes]], None], int]] = {
-    "a rank is killed": (_kill_a_rank, 137),
-    "interrupt": (lambda process: process.send_signal(signal.SIGINT), 130),
+DISTURBANCES: dict[str, tuple[Callable[[subprocess.Popen[bytes]], None], set[int], int]] = {
+    "a rank is killed": (_kill_a_rank, {137, 88}, 88),  # mpirun, or the rank that has noticed, is faster
+    "interrupt": (lambda process: process.send_signal(signal.SIGINT), {130}, 130),
 }
 
 
@@ -208,8 +208,8 @@ DISTURBANCES: dict[str, tuple[Callable[[subprocess.Popen[bytes]], None], int]] =
 def test_a_run_that_is_ended_from_outside_keeps_its_verdict(
     long_bundle: Path, text: Path, tmp_path: Path, case: str
 ) -> None:
-    """Where no rank can tell it, as after SIGKILL, who started the ranks does; codes are as in a shell."""
-    disturbance, code = DISTURBANCES[case]
+    """By a rank that is left, or where none can tell it by who started the ranks; codes are as in a shell."""
+    disturbance, codes, verdict = DISTURBANCES[case]
     out = tmp_path / "run"
     line = [
         sys.executable,
@@ -226,6 +226,7 @@ def test_a_run_that_is_ended_from_outside_keeps_its_verdict(
     ]
     _, environment = command(2, [])
     result = run_session(line, environment | {"OMP_NUM_THREADS": "1"}, TIMEOUT_S, _disturb(out, disturbance))
-    assert (result.rc, result.timed_out, result.survivors) == (code, False, 0), result.output
-    assert (status(out)["state"], status(out)["exit_code"]) == ("failed", code)
+    assert result.rc in codes, result.output
+    assert (result.timed_out, result.survivors) == (False, 0), result.output
+    assert (status(out)["state"], status(out)["exit_code"]) == ("failed", verdict)
     assert "Traceback" not in result.output

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_INTERRUPTED, _TERMINATED = 130, 143  # as shells report SIGINT and SIGTERM
+
 
 def verdict_of_ranks(out: Path, code: int, elastic: bool = False) -> int:
     """The exit code of a run whose launcher ended with `code`; its verdict is recorded where it has none.
@@ -11,21 +13,33 @@ def verdict_of_ranks(out: Path, code: int, elastic: bool = False) -> int:
     A launcher may report success of a rank that left before its work was done: the run is complete where its
     record says so, and nowhere else. An `elastic` one may be complete though a rank was lost.
     """
-    from moec.runtime.errors import ExitCode, RuntimeFailure
+    from moec.runtime.errors import ExitCode
     from moec.runtime.record.recorder import STATUS
-    from moec.runtime.record.status import mark_failed, read_status
+    from moec.runtime.record.status import mark_failed
 
-    if code == 0 or elastic:
-        try:
-            state = read_status(out / STATUS).state
-        except RuntimeFailure:
-            state = "running"
-        if state == "complete":
-            return 0
+    state, known = _verdict(out / STATUS)
+    if (code == 0 or elastic) and state == "complete":
+        return 0
     if code == 0:
         code = ExitCode.LOST_PEER
         reason = "a rank left with exit code 0 before the run was complete"
+    elif code == _INTERRUPTED:
+        reason = "interrupted"
     else:
         reason = f"the ranks ended with exit code {code}, and said no more"
-    mark_failed(out / STATUS, code, reason)
+    # mpirun makes SIGTERM of an interrupt: ranks cannot know better, who was interrupted does
+    replaces = code == _INTERRUPTED and known == _TERMINATED
+    mark_failed(out / STATUS, code, reason, replaces=replaces)
     return int(code)
+
+
+def _verdict(status: Path) -> tuple[str, int | None]:
+    """State and exit code, as far as they are known."""
+    from moec.runtime.errors import RuntimeFailure
+    from moec.runtime.record.status import read_status
+
+    try:
+        found = read_status(status)
+    except RuntimeFailure:
+        return "running", None
+    return found.state, found.exit_code
