@@ -14,14 +14,16 @@ from torch import Tensor
 from moec.compiler.dump import dump_plan, dump_region
 from moec.compiler.errors import CompileError
 from moec.compiler.graph import ORIGIN, VAL, ReferenceRegion, origin, run, value
+from moec.compiler.numerics import numerics_of
 from moec.compiler.plan.plan import make_plan
 from moec.dsl import load_text
-from moec.dsl.spec import AuxLoss, Call, Layer, ModelSpec, Moe, Spec, ZLoss
+from moec.dsl.spec import AuxLoss, Call, Layer, ModelSpec, Moe, PrecisionSpec, Spec, ZLoss
 from small_models import SEQUENCE, VARIANTS, small_spec, small_text, weights_of
 
 from .stages import EIGHT_RANKS, reference
 
 GOLDENS = Path(__file__).parent / "goldens"
+FP64 = numerics_of(PrecisionSpec(), "fp64")
 Golden = Callable[[str, Path], None]
 
 
@@ -36,7 +38,7 @@ def test_reference_graphs(variant: str, golden: Golden) -> None:
 def test_plans(variant: str, golden: Golden) -> None:
     """What every rank holds, and how gradients come together."""
     spec = small_spec(variant)
-    text = dump_plan(make_plan(reference(spec), EIGHT_RANKS, spec))
+    text = dump_plan(make_plan(reference(spec), EIGHT_RANKS, spec, FP64))
     golden(text + "\n", GOLDENS / f"plan_{variant.replace(' ', '_')}.txt")
 
 
