@@ -45,7 +45,7 @@ ONLY_IN = {
     "jinja2": "moec.launching.render",
     "lark": "moec.dsl.parse",
     "lsprotocol": "moec.lsp.server",
-    "mpi4py": "moec.runtime.transport.mpi",
+    "mpi4py": "moec.runtime.transport.mpi_library",
     "pyarrow": "moec.runtime.data.parquet",
     "pygls": "moec.lsp.server",
     "pygments": "moec.highlight.lexer",

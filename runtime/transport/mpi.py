@@ -1,4 +1,4 @@
-"""`mpi`: MPI moves the bytes, this file adds them up. The only file that imports mpi4py.
+"""`mpi`: MPI moves the bytes, this file adds them up.
 
 Three MPI collectives are used, all nonblocking: Iallgather(v), Ialltoall(v) and Ibcast. None of MPI's
 reductions is: the standard promises neither an order of summation nor equal bits on all members, knows no
@@ -23,11 +23,9 @@ through the host.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import time
-import warnings
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,38 +50,20 @@ from moec.runtime.transport.common import (
     row_bytes,
     sum_in_order,
 )
+from moec.runtime.transport.mpi_library import (
+    FAULT_TOLERANT,
+    MPI,
+    gpu_aware,
+    initialize,
+    library,
+    memory,
+)
 from moec.runtime.transport.single import SingleGroup
 
-try:
-    import mpi4py
-
-    # Initialised by the transport, so that a library that does not fit the launcher can be refused before.
-    mpi4py.rc(initialize=False, finalize=True)
-    from mpi4py import MPI
-except (ImportError, RuntimeError) as error:  # mpi4py itself, or the MPI library that it looks for
-    raise EnvironmentMismatch(
-        f"no MPI library can be loaded ({error}); load your site's MPI module, or on one machine: "
-        "pip install 'moec[local]'"
-    ) from error
-
 LARGEST_COUNT = 2**31 - 1
-FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
-"""Set for ranks of an `mpirun --with-ft ulfm`."""
 
 WHOLE_GATHER_BYTES = 64 * 1024
 """all_reduce gathers whole tensors, rather than sums of blocks, up to this many bytes over all members."""
-
-
-def gpu_aware() -> bool:
-    """Whether the MPI library says that it takes pointers to this torch's kind of GPU memory."""
-    vendor = "rocm" if torch.version.hip else "cuda"
-    query = getattr(ctypes.CDLL(MPI.__file__), f"MPIX_Query_{vendor}_support", None)
-    return query is not None and bool(query())
-
-
-def memory(x: Tensor) -> MPI.buffer:
-    """The bytes of a contiguous tensor, where they are."""
-    return MPI.buffer.fromaddress(x.data_ptr(), x.numel() * x.element_size())
 
 
 class _Progress:
@@ -322,7 +302,7 @@ class MpiTransport:
     name = "mpi"
 
     def __init__(self, device: torch.device | None = None, survives: MpiTransport | None = None) -> None:
-        _initialize()
+        initialize()
         self.device = device or torch.device("cpu")
         if self.device.type != "cpu" and not gpu_aware():
             raise EnvironmentMismatch(
@@ -408,16 +388,3 @@ class MpiTransport:
             group.close()
         self._groups.clear()
         self._comm.Free()
-
-
-def library() -> str:
-    """The MPI library and its version, such as `Open MPI v5.0.11`; known before MPI is initialised."""
-    return " ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split(",")[0].split())
-
-
-def _initialize() -> None:
-    """MPI_Init, unless the program has done it; with threads, as a watchdog may end the job from its own."""
-    if not MPI.Is_initialized():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of foreign launchers: `check_world` finds out
-            MPI.Init_thread(MPI.THREAD_MULTIPLE)
