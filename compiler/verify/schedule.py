@@ -220,6 +220,6 @@ def _way(addition: fx.Node) -> list[str]:
         elif source.target is machine_ops.reduce_scatter_start:
             way.append(f"reduce-scatter over {source.args[2]}")
         elif source.target is not machine_ops.wait:
-            way.append(str(source.target))
+            way.append(str(getattr(source.target, "__name__", source.target)))
         source = source.args[0] if source.args else None
     return way[::-1]

@@ -138,7 +138,7 @@ def not_reduced(graph: fx.Graph) -> str:
     assert isinstance(wait, fx.Node)
     (start,) = wait.all_input_nodes
     addition.args = (addition.args[0], start.args[0])
-    return "%accumulate_ (small.moe:22) is reduced over None, not over shard"
+    return "%accumulate_ (small.moe:22) adds what went through [], not ['reduce-scatter over shard']"
 
 
 def reduced_over_another_axis(graph: fx.Graph) -> str:
@@ -146,7 +146,7 @@ def reduced_over_another_axis(graph: fx.Graph) -> str:
     assert isinstance(wait, fx.Node)
     (start,) = wait.all_input_nodes
     start.args = (*start.args[:-1], "replicate")
-    return "%accumulate_ (small.moe:22) is reduced over replicate, not over shard"
+    return "%accumulate_ (small.moe:22) adds what went through ['reduce-scatter over replicate'], not"
 
 
 def another_collective(graph: fx.Graph) -> str:
@@ -154,7 +154,7 @@ def another_collective(graph: fx.Graph) -> str:
     assert isinstance(wait, fx.Node)
     (start,) = wait.all_input_nodes
     start.target, start.args = machine_ops.all_reduce_start, (start.args[0], "shard")
-    return "%accumulate_ (small.moe:22) is reduced over no reduce-scatter, not over shard"
+    return "%accumulate_ (small.moe:22) adds what went through ['all_reduce_start'], not"
 
 
 def gathered_over_another_axis(graph: fx.Graph) -> str:
@@ -298,7 +298,7 @@ def second_use_not_reduced(graph: fx.Graph) -> str:
     addition = [*node(graph, "embed_tied_gradient").users][1]
     (start,) = addition.args[1].all_input_nodes  # type: ignore[union-attr]
     addition.args = (addition.args[0], start.args[0])
-    return f"%{addition.name} (small.moe:17) is reduced over None, not over shard"
+    return f"%{addition.name} (small.moe:17) adds what went through [], not ['reduce-scatter over shard']"
 
 
 @pytest.mark.parametrize("fault", [one_use_forgotten, second_use_not_reduced])
