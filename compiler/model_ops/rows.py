@@ -42,8 +42,7 @@ class _Lookup(torch.autograd.Function):
 
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in another dtype, rounded to the nearest where that is narrower. Its gradient comes back in its own.
-    """
+    """x in another dtype, rounded to the nearest where that is narrower; its gradient is in its own."""
     return x.to(dtype)
 
 

@@ -33,9 +33,9 @@ from .program_json import programs_from_data, programs_to_data
 from .weight_map import WeightMap, check_weight_map
 
 __all__ = [
-    "EVALUATE_INPUTS", "EVALUATE_RESULTS", "FORMAT", "STATE_PARTS", "STEP_INPUTS", "STEP_RESULTS", "VERSION", "Bundle", "Manifest",
-    "NotABundleError", "Schedule", "Toolchain", "Training", "Validation", "WeightMap", "read_bundle", "read_manifest",
-    "with_digest", "write_bundle",
+    "EVALUATE_INPUTS", "EVALUATE_RESULTS", "FORMAT", "STATE_PARTS", "STEP_INPUTS", "STEP_RESULTS", "VERSION",
+    "Bundle", "Manifest", "NotABundleError", "Schedule", "Toolchain", "Training", "Validation", "WeightMap",
+    "read_bundle", "read_manifest", "with_digest", "write_bundle",
 ]  # fmt: skip
 
 STEP_INPUTS = ("tokens", "targets", "sequences", "first", "lr", "update", "loss_limit")

@@ -149,5 +149,5 @@ def _check_positions(positions: Tensor, x: Tensor) -> None:
     fits = positions.shape == x.shape[:2] and positions.dtype == torch.int64
     require(fits and positions.device == x.device, "positions are int64 (B, S)", positions, x)
     if positions.device.type == "cpu" and positions.numel():
-        inside = 0 <= int(positions.min()) and int(positions.max()) < x.shape[1]
+        inside = int(positions.min()) >= 0 and int(positions.max()) < x.shape[1]
         require(inside, f"positions are 0 to {x.shape[1] - 1}")

@@ -1,4 +1,4 @@
-"""The loss over chunks is the loss, its gradients are those of plain torch, and no chunk changes what comes out."""
+"""The loss over chunks is the loss, its gradients are those of plain torch, whatever the chunk."""
 
 from __future__ import annotations
 
