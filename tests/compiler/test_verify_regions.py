@@ -55,7 +55,7 @@ def lost_output(graph: fx.Graph) -> str:
     (returned,) = output.args
     assert isinstance(returned, tuple)
     output.args = (returned[:-1],)
-    return "%output returns 2 values, the contract names 3"
+    return "%output returns 3 values, the contract names 4"
 
 
 def lost_input(graph: fx.Graph) -> str:
