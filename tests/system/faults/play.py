@@ -20,8 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from moec.runtime.mpirun import command
-from mpi_job import JobResult, Mpi, alive, job
+from mpi_job import JobResult, Mpi, job
 from mpi_job import run as run_session
 from system.command_line import MODEL, ON_TWO, content, losses, sets, succeed
 
@@ -201,11 +203,13 @@ def _signal(*numbers: signal.Signals) -> Callable[[subprocess.Popen[bytes]], Non
 
 
 def _kill_the_launcher(process: subprocess.Popen[bytes]) -> None:
-    """And see the ranks end by themselves."""
+    """And see all that it has started end by itself."""
+    below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    deadline = time.monotonic() + 15
-    while list(alive(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    _, left = psutil.wait_procs(below, timeout=20)
+    for one in left:
+        one.kill()
+    assert not left
 
 
 OUTSIDE: dict[str, Callable[[subprocess.Popen[bytes]], None]] = {
