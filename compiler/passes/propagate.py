@@ -11,9 +11,11 @@ from torch import fx
 from moec.compiler.graph import VAL, PartitionedRegion, value
 
 
-def propagate(region: PartitionedRegion) -> None:
-    """Edit the values of `region` in place."""
+def propagate(region: PartitionedRegion, before: fx.Node | None = None) -> None:
+    """Edit the values of `region` in place, of all nodes or of those `before` one."""
     for node in region.nodes():
+        if node is before:
+            return
         if node.op == "call_function":
             with region.fake:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), value)

@@ -131,6 +131,14 @@ def test_any_layout(
     assert failing(compiled(spec, dispatch)) == set()
 
 
+@others
+@pytest.mark.parametrize("experts", ["4", "6"])
+def test_tokens_of_a_rank_that_its_group_does_not_divide(dispatch: Dispatch, experts: str) -> None:
+    """Six tokens on each of four ranks."""
+    spec = small_spec("z", expert=4, shard=2, replicate=2, sequences="4", experts=experts)
+    assert failing(compiled(spec, dispatch)) == set()
+
+
 def test_losses_and_gradients_of_all_dispatches() -> None:
     """One batch, one start: four programs and one device, compared with each other element by element."""
     spec = small_spec("z", **FOUR_RANKS)  # type: ignore[arg-type]
