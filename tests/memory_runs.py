@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def compiled_with(
-    memory: str, variant: str = "mixtral", changes: dict[str, str] | None = None, **degrees: int
+    memory: str, variant: str = "mixtral", changes: dict[str, str] | None = None, **parallel: Any
 ) -> Compiled:
     """A small model whose `memory` block holds `memory`; `compute` of `changes` is its precision."""
     changes = dict(changes or {})
@@ -42,7 +42,7 @@ def compiled_with(
     spec = load_text(
         text.replace(plain, f"memory {{ {memory} }}\nprecision {{ compute = {compute} }}"), "small.moe"
     )
-    return compile_spec(replace(spec, parallel=ParallelSpec(**degrees)))
+    return compile_spec(replace(spec, parallel=ParallelSpec(**parallel)))
 
 
 @dataclass

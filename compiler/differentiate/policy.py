@@ -37,7 +37,11 @@ _FREE = {
     _aten.arange.default,
     _aten.arange.start_step,
 }
-_COLLECTIVES = {torch.ops.moec.all_to_all.default, torch.ops.moec.all_reduce.default}
+_COLLECTIVES = {
+    torch.ops.moec.all_to_all.default,
+    torch.ops.moec.all_reduce.default,
+    torch.ops.moec.shard_gather.default,
+}
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,16 @@ def work(node: fx.Node, sizes: Sizes) -> int:
         case _moec.expert_mm.default:
             return _product(node, 0, sizes)
         case _moec.attention.default:
-            return _attention(node, sizes)
-        case _moec.all_to_all.default | _moec.all_reduce.default:
+            return _attention(node, 5, sizes)
+        case _moec.document_attention.default:
+            return _attention(node, 6, sizes)
+        case _moec.all_to_all.default | _moec.all_reduce.default | _moec.shard_gather.default:
             return sizes.bytes(node) * OPERATIONS_PER_SENT_BYTE
+        case _moec.reduce_scatter.default:
+            return sizes.bytes(_argument(node, 0)) * OPERATIONS_PER_SENT_BYTE
         case _moec.token_losses.default:
             return _product(node, 0, sizes, _tensor(node.args[1]))
-        case _moec.combine.default:
+        case _moec.combine.default | _moec.combine_selected.default:
             return 2 * prod(sizes.shape(_tensor(node.args[0])))
     return sizes.elements(node)
 
@@ -47,13 +51,25 @@ def _product(node: fx.Node, position: int, sizes: Sizes, matrix: Tensor | None =
     return 2 * rows[1] * sum(prod(sizes.shape(x)) for x in tensors(node))
 
 
-def _attention(node: fx.Node, sizes: Sizes) -> int:
-    """Scores and values of the keys that a query sees: half of them, or those of its window or chunk."""
+def _attention(node: fx.Node, window_at: int, sizes: Sizes) -> int:
+    """Scores and values of the keys that a query sees, on average.
+
+    All before it are half of the sequence or of its chunk; those of its window are all of them. The arguments
+    `window` and, after it, `chunk` are 0 where there is none. Documents are counted as one.
+    """
     q, v = (sizes.shape(_tensor(node.args[i])) for i in (0, 2))
     batch, length, heads, dims = q
-    limits = [limit for limit in node.args[5:7] if isinstance(limit, int) and limit > 0]
-    seen = min([length, *(2 * limit for limit in limits)])
-    return batch * heads * length * seen * (dims + v[3])
+    window, chunk = node.args[window_at : window_at + 2]
+    assert isinstance(window, int)
+    assert isinstance(chunk, int)
+    twice_seen = min(length, 2 * window or length, chunk or length)
+    return batch * heads * length * twice_seen * (dims + v[3])
+
+
+def _argument(node: fx.Node, position: int) -> fx.Node:
+    found = node.args[position]
+    assert isinstance(found, fx.Node)
+    return found
 
 
 def _tensor(argument: Any) -> Tensor:

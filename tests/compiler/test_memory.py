@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from torch import fx
 
 from memory_runs import compiled_with, run_step
@@ -20,11 +22,12 @@ from moec.compiler.memory.kept import footprint
 from moec.compiler.memory.predict import predict
 from moec.compiler.memory.report import memory_text
 from moec.compiler.memory.sizes import Sizes, sizes_by_kind
-from moec.compiler.pipeline import Compiled, compile_spec, trace
+from moec.compiler.memory.work import OPERATIONS_PER_SENT_BYTE, work
+from moec.compiler.pipeline import Compiled, CompileOptions, compile_spec, partition, trace
 from moec.compiler.schedule.offload import calls
 from moec.compiler.small import small_spec as small
 from moec.compiler.verify.schedule import verify_micro_batch
-from moec.dsl.spec import RecomputeAuto
+from moec.dsl.spec import Dispatch, Documents, RecomputeAuto
 from moec.runtime.abi import machine_ops
 from small_models import small_spec
 
@@ -86,9 +89,9 @@ def test_auto_takes_the_least_work_of_all_combinations_that_fit(share: float) ->
     combined = [total(dict(zip(joints(), some, strict=True))) for some in itertools.product(*every)]
     least, most = min(combined)[0], max(combined)[0]
     budget = int(least + share * (most - least))
-    kept, work = chosen(budget)
+    kept, done = chosen(budget)
     assert kept <= budget
-    assert work == min(work for size, work in combined if size <= budget)
+    assert done == min(done for size, done in combined if size <= budget)
 
 
 def test_options_span_from_everything_kept_to_nothing() -> None:
@@ -120,14 +123,41 @@ def test_a_number_of_rows_is_not_asked_for_twice() -> None:
     assert (asked("recompute = experts"), asked("recompute = layer")) == (0, 1)
 
 
-def test_experts_made_again_move_their_rows_again_and_products_alone_do_not() -> None:
+@pytest.mark.parametrize("dispatch", [Dispatch(), Dispatch("all_gather"), Dispatch("all_gather", True)])
+def test_experts_made_again_move_their_rows_again_and_products_alone_do_not(dispatch: Dispatch) -> None:
     def moves(memory: str) -> int:
-        backward = compiled_with(memory, expert=2, shard=2).programs["layer_0.backward"]
-        return sum(i.op == "moec.all_to_all_start" for i in backward.instructions)
+        backward = compiled_with(memory, expert=2, shard=2, dispatch=dispatch).programs["layer_0.backward"]
+        moving = ("moec.all_to_all_start", "moec.shard_gather_start", "moec.reduce_scatter_start")
+        return sum(i.op in moving for i in backward.instructions)
 
     kept = moves("recompute = none")
     assert moves("recompute = [experts.expert]") == kept
     assert moves("recompute = experts") > kept
+
+
+@pytest.mark.parametrize("dispatch", [Dispatch(), Dispatch("all_gather"), Dispatch("all_gather", True)])
+def test_all_that_a_layer_sends_again_counts(dispatch: Dispatch) -> None:
+    """Every byte that a collective gives; that one takes in, where it gives sums of what all took in."""
+    region = partition(reference(small_spec("shared")).kinds["layer_0"], EIGHT_RANKS, dispatch)
+    joint = trace(region)
+    moec = torch.ops.moec
+    moving = (moec.all_to_all.default, moec.shard_gather.default, moec.reduce_scatter.default)
+    nodes = [node for node in joint.graph.nodes if node.target in moving]
+    assert nodes
+    known = Sizes({"experts": 7}).of(joint.graph)
+    for node in nodes:
+        counted = node.args[0] if node.target is moec.reduce_scatter.default else node
+        assert work(node, known) == OPERATIONS_PER_SENT_BYTE * known.bytes(counted) > 0
+
+
+def test_attention_within_documents_is_as_much_work_as_without() -> None:
+    def found(documents: Documents) -> list[int]:
+        spec = small_spec("window")
+        spec = replace(spec, train=replace(spec.train, documents=documents))
+        graph = compile_spec(spec, CompileOptions(update=False)).joints["layer_0"].graph
+        return [work(n, Sizes()) for n in graph.nodes if str(n.target).endswith("attention.default")]
+
+    assert found("separate") == found("joined") == [5 * 4 * 6 * 6 * 8]
 
 
 @pytest.mark.parametrize(
