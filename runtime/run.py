@@ -33,6 +33,7 @@ from moec.runtime.nonfinite import trace
 from moec.runtime.numerics import Numerics
 from moec.runtime.observe_options import Observing
 from moec.runtime.observing import check_profiled, measure_of, open_trackers, profilers
+from moec.runtime.record.claim import Claim, OccupiedError
 from moec.runtime.record.earlier import set_aside
 from moec.runtime.record.recorder import CHECKPOINTS, MODEL, STATUS, WEIGHTS, NoRecord, Recorder, RunRecord
 from moec.runtime.record.status import StatusFile, mark_failed
@@ -102,7 +103,25 @@ def run_training(options: RunOptions, replan: Replan | None = None) -> int:
 
 
 def _run(options: RunOptions, transport: Transport, faults: Faults | None) -> int:
-    """The whole run, by the ranks of `transport`."""
+    """The whole run, by the ranks of `transport`, in a folder that no other run is at work in."""
+    with Claim(options.out) as claim:
+        _take(claim, transport)
+        return _run_in(claim, options, transport, faults)
+
+
+def _take(claim: Claim, transport: Transport) -> None:
+    """On rank 0. Raises OccupiedError, on all ranks."""
+    answer = b""
+    if transport.rank == 0:
+        try:
+            claim.take()
+        except OccupiedError as error:
+            answer = str(error).encode()
+    if refused := transport.exchange(answer)[0]:
+        raise OccupiedError(refused.decode())
+
+
+def _run_in(claim: Claim, options: RunOptions, transport: Transport, faults: Faults | None) -> int:
     root = options.out / CHECKPOINTS
     resume = wants_resume(root, transport, resume=options.resume)
     init = options.init if resume else _make_room(options, transport)
@@ -131,7 +150,7 @@ def _run(options: RunOptions, transport: Transport, faults: Faults | None) -> in
                 initialise(state, job, init, options.init_from)
             verdict.trainer = trainer = Trainer(job, state, loader, total)
             validator = Validator(job, state, options.of_validation, steps)
-            with _recorder(job, state, options, steps, saver.done) as recorder:
+            with _recorder(job, state, options, claim, steps, saver.done) as recorder:
                 verdict.is_of_earlier = False
                 watch.join()
                 companions = (
@@ -209,7 +228,7 @@ class _Verdict:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None:
+        if error is None or isinstance(error, OccupiedError):
             return
         last = self.trainer.last if self.trainer else None
         done, loss = (last.step + 1, last.losses["loss"]) if last is not None else (0, None)
@@ -227,22 +246,27 @@ def _total_steps(manifest: Manifest, loader: Loader) -> int:
     return steps
 
 
-def _recorder(job: Job, state: TrainState, options: RunOptions, steps: int, done: int | None) -> Recorder:
+def _recorder(
+    job: Job, state: TrainState, options: RunOptions, claim: Claim, steps: int, done: int | None
+) -> Recorder:
     """The record, on rank 0; when this returns, on any rank, it is there, and all can say that they failed.
 
     Nothing is moved or made before all ranks have come here: they may read weights in `out`. A run that goes
     on, with so many steps `done`, goes on with the record that is there.
     """
     job.transport.exchange(b"")
-    recorder = NoRecord() if job.transport.rank else _record(job, state, options, steps, done)
+    recorder = NoRecord() if job.transport.rank else _record(job, state, options, claim, steps, done)
     job.transport.exchange(b"")
     return recorder
 
 
-def _record(job: Job, state: TrainState, options: RunOptions, steps: int, done: int | None) -> RunRecord:
+def _record(
+    job: Job, state: TrainState, options: RunOptions, claim: Claim, steps: int, done: int | None
+) -> RunRecord:
     """With the model's text beside it: the folder is all that `moec logits` needs."""
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
+    claim.take()
     if done is None:
         _set_aside(out)  # a record without a verdict
     with written_whole(out / MODEL) as file:

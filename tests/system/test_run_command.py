@@ -14,10 +14,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from typer.main import get_command
 
 from exchange.families import Published, publish
+from moec.cli.main import app
 from moec.runtime import mpirun
 from moec.runtime.data.megatron import write_megatron
+from moec.runtime.record.claim import Claim
+from moec.runtime.record.status import StatusFile
 from mpi_job import job
 from system.command_line import (
     MODEL,
@@ -217,20 +221,26 @@ def _train_tokenizer(text: Path, path: Path) -> tokenizers.Tokenizer:
 def test_the_ranks_are_told_what_the_command_is(
     bundle_of_two: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every option of `run -n` that a rank has to know."""
+    """Every option that `run` has, but those that say which ranks there are and how they are compiled."""
     _train_tokenizer(text, tmp_path / "tokenizer.json")
     options = {
         "--data": str(text), "--out": str(tmp_path / "out"), "--steps": "2", "--init": str(tmp_path),
-        "--tokenizer": str(tmp_path / "tokenizer.json"), "--end-of-document": "<|stop|>",
-        "--transport": "gloo",
+        "--init-from": "rank0", "--tokenizer": str(tmp_path / "tokenizer.json"),
+        "--end-of-document": "<|stop|>", "--transport": "gloo", "--validation": str(text), "--timeout": "9",
+        "--profile": "1..2", "--tracker": f"tensorboard:{tmp_path}", "--peak-flops": "1e12",
     }  # fmt: skip
+    flags = ["--resume", "--strict-resume", "--enable-fault-injection", "--elastic"]
     started: list[list[str]] = []
-    monkeypatch.setattr(mpirun, "start", lambda ranks, command: started.append(command) or 0)
-    given = [word for pair in options.items() for word in pair]
-    succeed("run", bundle_of_two, "-n", "2", *given)
+    monkeypatch.setattr(mpirun, "start", lambda ranks, command, **options: started.append(command) or 70)
+    given = [word for pair in options.items() for word in pair] + flags
+    assert moec("run", bundle_of_two, "-n", "2", *given).code == 70, "that of the ranks"
     (line,) = started
-    words = line[line.index(str(bundle_of_two)) + 1 :]
-    assert dict(zip(words[::2], words[1::2], strict=True)) == options
+    command = get_command(app).commands["run"]  # type: ignore[attr-defined]
+    defaults = command.make_context("run", [str(bundle_of_two), "--data", "x"]).params
+    asked = command.make_context("run", [str(bundle_of_two), *given]).params
+    assert command.make_context("run", line[line.index(str(bundle_of_two)) :]).params == asked
+    same = {name for name in defaults if asked[name] == defaults[name]}
+    assert same == {"target", "processes", "overrides"}, "an option that this test does not give"
 
 
 # --- batches and logits ---
@@ -304,3 +314,22 @@ def test_a_finished_run_is_exported_and_imported_again(finished: Path, tmp_path:
     assert torch.equal(one, other)
     config = json.loads((exported / "config.json").read_text())
     assert (config["model_type"], config["num_local_experts"], config["hidden_size"]) == ("mixtral", 8, 32)
+
+
+def test_a_folder_in_which_a_run_is_at_work(
+    tmp_path: Path, bundle: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds it keeps its record, whether the other one would have gone on or begun anew."""
+    monkeypatch.setattr("moec.runtime.record.claim.PATIENCE_S", 0.2)
+    out = tmp_path / "run"
+    out.mkdir()
+    StatusFile(out / "run_status.json", steps=9, world=2, bundle="")
+    before = (out / "run_status.json").read_bytes()
+    with Claim(out) as claim:
+        claim.take()
+        for options in ([], ["--resume"]):
+            told = moec("run", bundle, "--data", text, "--out", out, *options)
+            assert told.code == 1
+            assert "another run is at work in" in told.text
+            assert (out / "run_status.json").read_bytes() == before
+    assert {path.name for path in out.iterdir()} == {"run_status.json"}

@@ -50,6 +50,7 @@ class Asked:
         """Refuse a slip in a path before anything is compiled or started; ranks look closer."""
         from moec.runtime.data.source import check_data
         from moec.runtime.data.tokenizer import open_tokenizer
+        from moec.runtime.record.claim import check_free
 
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {self.out} is a file: a folder is expected")
@@ -57,6 +58,7 @@ class Asked:
         open_tokenizer(self.tokenizer, self.end_of_document)
         if self.init is not None and not Path(self.init.removeprefix("hf:")).is_dir():
             raise UserError(f"--init {self.init}: there is no such folder")
+        check_free(self.out)
 
     def observing(self) -> Observing:
         """What is looked at in the run."""

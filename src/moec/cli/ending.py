@@ -14,9 +14,14 @@ def verdict_of_ranks(out: Path, code: int, elastic: bool = False) -> int:
     record says so, and nowhere else. An `elastic` one may be complete though a rank was lost.
     """
     from moec.runtime.errors import ExitCode
+    from moec.runtime.record.claim import OccupiedError, check_free
     from moec.runtime.record.recorder import STATUS
     from moec.runtime.record.status import mark_failed
 
+    try:
+        check_free(out, 0)
+    except OccupiedError:  # the record is of another run, which was there first
+        return int(code)
     state, known = _verdict(out / STATUS)
     if (code == 0 or elastic) and state == "complete":
         return 0
