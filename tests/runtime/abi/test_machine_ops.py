@@ -11,7 +11,13 @@ import torch
 
 from moec.runtime.abi import machine_ops as m
 from moec.runtime.abi.collective_ops import NoTransportError
-from moec.runtime.abi.instructions import COLLECTIVE_STARTS, COPY_STARTS, INSTRUCTIONS, UnknownInstructionError, name_of
+from moec.runtime.abi.instructions import (
+    COLLECTIVE_STARTS,
+    COPY_STARTS,
+    INSTRUCTIONS,
+    UnknownInstructionError,
+    name_of,
+)
 from moec.runtime.abi.registry import KERNELS
 
 from .routes import random

@@ -104,7 +104,7 @@ def gradients() -> list[Any]:
     order, inverse = ROUTE.order, ROUTE.inverse
     x, rows, weights = (random(*s, grad=True) for s in ((5, 3), (10, 3), (5, 2)))
     sorted_rows, experts = random(5, 3, grad=True), random(4, 2, 3, seed=1, grad=True)
-    biases = random(4, 3, seed=2, grad=True)
+    biases, padded = random(4, 3, seed=2, grad=True), random(12, 3, grad=True)
     heads, few = random(1, 4, 4, 2, grad=True), random(1, 4, 2, 2, seed=1, grad=True)
     wide, sinks, norm = (
         random(1, 4, 2, 3, seed=2, grad=True),
@@ -122,6 +122,8 @@ def gradients() -> list[Any]:
             id="expert_mm-tail",
         ),
         pytest.param(lambda r, b: expert_ops.expert_add(r, b, COUNTS), (rows, biases), id="expert_add"),
+        pytest.param(lambda r: routing_ops.pad_groups(r, COUNTS, 3), (rows,), id="pad_groups"),
+        pytest.param(lambda r: routing_ops.unpad_groups(r, COUNTS, 3, 7), (padded,), id="unpad_groups"),
         pytest.param(lambda t, w: row_ops.rms_norm(t, w, 1e-2)[0], (x, norm), id="rms_norm"),
         pytest.param(lambda t: row_ops.rms_norm(t, None, 1e-2)[0], (x,), id="rms_norm-no-weight"),
         pytest.param(lambda t, w: row_ops.layer_norm(t, w, w, 1e-2)[0], (x, norm), id="layer_norm"),
@@ -184,6 +186,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "permute_rows": [(random(10, 3, grad=True), order, inverse), (random(0, 3, grad=True), none, none)],
         "dispatch": [(random(5, 3, grad=True), order, inverse, 2), (random(0, 3, grad=True), none, none, 2)],
         "undispatch": [(random(10, 3), inverse, 2), (random(0, 3), none, 2)],
+        "pad_groups": [(random(7, 3, grad=True), COUNTS, 3), (random(0, 3, grad=True), none, 3)],
+        "unpad_groups": [(random(12, 3, grad=True), COUNTS, 3, 7), (empty, none, 3, 0)],
         "combine": [(random(10, 3, grad=True), random(5, 2, grad=True), order, inverse)],
         "combine_grad_rows": [(random(5, 3), random(5, 2), order), (random(0, 3), random(0, 2), none)],
         "combine_grad_weights": [(random(5, 3), random(10, 3), inverse, 2), (empty, empty, none, 2)],
