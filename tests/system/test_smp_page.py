@@ -98,7 +98,7 @@ def test_commands_and_their_options_exist(text: str) -> None:
 _SETTING = re.compile(rf"({'|'.join(BLOCKS)})\.(\w+)(?: = (.+))?")
 
 
-@pytest.mark.parametrize("text", [t for t in {*_texts(1), *_texts(2)} if _SETTING.fullmatch(t)])
+@pytest.mark.parametrize("text", [t for t in sorted({*_texts(1), *_texts(2)}) if _SETTING.fullmatch(t)])
 def test_settings_exist_and_take_these_values(text: str) -> None:
     found = _SETTING.fullmatch(text)
     assert found is not None
