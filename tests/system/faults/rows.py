@@ -113,6 +113,11 @@ INSIDE = (
         verdict=0, fault="sleep@rank=1,step=1,times=always,seconds=1.0", sets=("train.steps=24",),
         resumes=False, within_s=60.0,
     ),
+    Row(
+        "26", "`kill -9` of a rank, `--elastic`", both(0), r"going on with 1 of 2 ranks", state="complete",
+        verdict=0, fault="kill@rank=1,step=5", arguments=("--elastic",), started=True, resumes=False,
+        within_s=60.0,
+    ),
 )  # fmt: skip
 
 FROM_OUTSIDE = (
