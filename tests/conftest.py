@@ -22,13 +22,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `pytest -n`, the tests of a file stay together, and one MPI job runs at a time."""
-    for item in items:
-        group = "mpi" if item.get_closest_marker("mpi") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, Path], None]:
     """Compare a text with the file that holds the expected one, or write that file under --update-goldens."""
