@@ -35,10 +35,10 @@ from moec.compiler import exchange_ops, model_ops
 from moec.compiler.errors import InternalCompilerError
 from moec.compiler.graph import Builder, PartitionedRegion, component, layout, origin, set_layout, value
 from moec.compiler.layout import AtExperts, Batch, Gathered, Layout, Partial, Shuffled, Whole
+from moec.compiler.values import compute_values
 from moec.dsl.spec import Origin
 from moec.runtime.abi.mesh import Mesh
 
-from .propagate import propagate
 from .route_tokens import FIRST, SHUFFLE
 
 
@@ -96,7 +96,7 @@ class _Lowering:
                 return self._call(exchange_ops.gather_rows, rows, self.mesh.size(axis), axis, at=at, to=there)
             case Gathered(axis, shuffled, True), Batch():
                 to = Shuffled(axis) if shuffled else Batch()
-                propagate(self.region, before=mark)  # of as many rows as have been gathered since
+                compute_values(self.region, before=mark)  # of as many rows as have been gathered since
                 sums = self._call(exchange_ops.scatter_sums, source, self.mesh.size(axis), axis, at=at, to=to)
                 return self._unshuffle(sums, axis, at) if shuffled else sums
             case before, after:

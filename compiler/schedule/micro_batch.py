@@ -133,8 +133,11 @@ class _Scheduler:
 
     def slice_earlier(self, so_far: tuple[tuple[str, int], ...]) -> None:
         """What each MoE has counted in the micro-batches before."""
-        start = 0
+        start, kinds = 0, dict(self.chain)
         for name, experts in so_far:
+            self.nodes.at = next(
+                self.regions[kind].origin for at, kind in kinds.items() if name.startswith(f"{at}.")
+            )
             earlier = name.removesuffix(COUNTED) + EARLIER
             self.earlier[earlier] = self.nodes.view(earlier, self.values["earlier"], start, (experts,))
             start += experts

@@ -22,7 +22,7 @@ DATA: dict[str, tuple[str, int, str]] = {
     "empty": ("empty.txt", 1, "empty.txt has 0 tokens; one sequence of 16 needs 17"),
     "one token too short": ("short.txt", 1, "short.txt has 16 tokens; one sequence of 16 needs 17"),
     "no UTF-8": ("latin.txt", 1, "latin.txt is not UTF-8: invalid start byte at byte 1"),
-    "no texts": ("no_texts", 1, "no_texts holds no file that ends in .jsonl, .md"),
+    "no texts": ("no_texts", 1, "no_texts holds no file that ends in .txt, .text, .md"),
     "a bad line": ("line.jsonl", 1, "line.jsonl:2: not a JSON object"),
     "a missing field": ("field.jsonl", 1, 'field.jsonl:1: no field "text"; the fields are: body'),
     "ids past the vocab": ("ids", 1, "token 257 has id 257, but the model's vocab is 257"),

@@ -45,7 +45,7 @@ USAGE = {
     ),
     "a stage that is none": ("show tiny --stage nothing", "'nothing' is not one of 'model', 'reference'"),
     "two ways of formatting": ("fmt tiny --check --explicit", "do not go together"),
-    "a run to go on from": ("run tiny --data short.txt --resume", "--resume is not supported yet"),
+    "strict about nothing": ("run tiny --data short.txt --strict-resume", "goes with --resume"),
     "a code that is none": ("explain MOE9999", "there is no error code MOE9999"),
 }
 

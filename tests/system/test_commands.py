@@ -32,9 +32,24 @@ OPTIONS = {
     "show": {"--stage", "--layer", "--json", "--set", "--ranks"},
     "compile": {"--out", "--set", "--ranks"},
     "run": {
-        "--data", "--out", "--steps", "--init", "--tokenizer", "--end-of-document",
-        "--transport", "--processes", "--set", "--resume",
+        "--data", "--out", "--steps", "--init", "--init-from", "--tokenizer", "--end-of-document",
+        "--transport", "--processes", "--set", "--resume", "--strict-resume", "--validation", "--timeout",
+        "--enable-fault-injection", "--elastic", "--profile", "--tracker", "--peak-flops",
     },
+    "status": {"--json"},
+    "watch": {"--once"},
+    "checkpoint": set(),
+    "launch": {
+        "--account", "--bind", "--chdir", "--cpus-per-rank", "--directive", "--gpus-per-node", "--hosts",
+        "--like", "--max-restarts", "--mem", "--module", "--mpirun", "--name", "--no-requeue", "--nodes",
+        "--out", "--output", "--partition", "--python", "--ranks-per-node", "--requeue", "--scheduler",
+        "--setup", "--signal-lead", "--srun", "--step-s", "--time", "--data", "--mpi", "--qos", "--queue",
+    },
+    "eval": {
+        "--batches", "--checkpoint", "--data", "--end-of-document", "--json", "--processes", "--set",
+        "--tokenizer", "--transport", "--weights",
+    },
+    "tokenize": {"--data", "--end-of-document", "--out", "--processes", "--tokenizer"},
     "verify": {"--transport", "--processes", "--set", "--json"},
     "batches": {"--data", "--steps", "--out", "--tokenizer", "--end-of-document"},
     "import": {"--out", "--spec"},
@@ -47,7 +62,8 @@ OPTIONS = {
 # --- help, and the language alone ---
 
 
-def test_help_names_every_command_and_option() -> None:
+def test_help_names_every_command_and_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERMINAL_WIDTH", "140")  # in a narrow one, long names are cut
     top = succeed("--help").out
     assert set(re.findall(r"^│ ([a-z]+) ", top, re.MULTILINE)) == OPTIONS.keys()
     for command, options in OPTIONS.items():

@@ -274,7 +274,8 @@ def test_torch_accepts(name: str) -> None:
 
 
 def test_every_operation_is_tested() -> None:
-    assert samples().keys() | COLLECTIVES.keys() == registry.KERNELS.keys()
+    in_test_loss_ops = {"token_losses", "token_losses_backward"}
+    assert samples().keys() | COLLECTIVES.keys() | in_test_loss_ops == registry.KERNELS.keys()
 
 
 @pytest.mark.parametrize("name", COLLECTIVES)

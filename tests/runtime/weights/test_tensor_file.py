@@ -81,7 +81,7 @@ GOOD = entry("F32", [2], 0, 8)
 HOSTILE: dict[str, tuple[object, bytes, int | None, str]] = {
     "longer than the file": (b"{}", b"", 1 << 20, "truncated or no safetensors file"),
     "of 2^64 - 1 bytes": (b"{}", b"", (1 << 64) - 1, "truncated or no safetensors file"),
-    "over the limit": (b" " * 2000, b"", None, "truncated or no safetensors file"),
+    "of blanks": (b" " * 2000, b"", None, "not valid JSON"),
     "not JSON": (b"{'a': 1}", b"", None, "not valid JSON"),
     "not UTF-8": (b'{"\xff": 1}', b"", None, "not valid JSON"),
     "a list": ([GOOD], b"", None, "expected a JSON object"),

@@ -120,30 +120,33 @@ INSIDE = (
     ),
 )  # fmt: skip
 
+SLOW = "sleep@rank=1,step=0,times=always,seconds=0.3"
+"""A signal from outside finds the run under way, however fast the machine."""
+
 FROM_OUTSIDE = (
     Row(
         "21", "SIGUSR1 to mpirun", both(75), r"asked to stop by SIGUSR1", state="stopped", verdict=75,
-        outside="USR1",
+        fault=SLOW, outside="USR1",
     ),
     Row(
         "21", "SIGCONT, SIGUSR1", both(75), r"asked to stop by SIGUSR1", state="stopped", verdict=75,
-        outside="CONT, USR1",
+        fault=SLOW, outside="CONT, USR1",
     ),
     Row(
         "22", "SIGTERM to mpirun", {"openmpi": 1, "mpich": 75},
-        r"ended by SIGTERM: Open MPI's mpirun|asked to stop by SIGTERM", outside="TERM", state="",
+        r"ended by SIGTERM: Open MPI's mpirun|asked to stop by SIGTERM", fault=SLOW, outside="TERM", state="",
     ),
     Row(
         "22", "SIGTERM to `moec run -n`", both(75), r"asked to stop by SIGUSR1", state="stopped", verdict=75,
-        outside="TERM", started=True,
+        fault=SLOW, outside="TERM", started=True,
     ),
     Row(
         "24", "mpirun killed", both(-9), r"the process that started this rank is gone|", verdict=88,
-        outside="KILL", state="",
+        fault=SLOW, outside="KILL", state="",
     ),
     Row(
         "24", "`moec run -n` killed", both(-9), r"the process that started this rank is gone", verdict=88,
-        outside="KILL", started=True,
+        fault=SLOW, outside="KILL", started=True,
     ),
 )  # fmt: skip
 
