@@ -155,6 +155,7 @@ def test_a_tokenized_mixture_trains_as_its_text(corpus: Path, run: Path, tmp_pat
 
 
 @pytest.mark.mpi
+@pytest.mark.slow
 def test_two_ranks_see_the_same_mixture_documents_and_held_out_data(
     corpus: Path, run: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def _weights(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.mpi
+@pytest.mark.slow
 def test_no_policy_changes_a_bit_on_four_ranks(tmp_path: Path) -> None:
     """Three steps of two micro-batches: losses, and the weights after them, byte by byte."""
     plan = []

@@ -16,9 +16,7 @@ from system.faults.rows import ROWS
 
 SHORT = {
     ("`kill -9` of a rank", "mpich"),
-    ("rank stopped (SIGSTOP)", "openmpi"),
     ("SIGUSR1 to mpirun", "mpich"),
-    ("NaN in the gradient of an expert, `stop`", "openmpi"),
 }
 """What `make test` runs."""
 

@@ -164,6 +164,7 @@ def assert_same(case: Soak, out: Path) -> None:
     assert unfinished(out / "checkpoints") == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_five_kills(tmp_path: Path) -> None:
     kills = soak(tmp_path, steps=40, kills=5, seed=1)
