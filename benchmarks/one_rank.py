@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -84,7 +85,7 @@ def moec_step(weights: dict[str, Tensor]) -> Callable[[Tensor, Tensor], float]:
     def step(tokens: Tensor, targets: Tensor) -> float:
         updates[0] += 1
         batch = [tokens[None], targets[None], torch.tensor([tokens.shape[0]]), torch.tensor([0])]
-        arguments = [*batch, LR, torch.tensor(float(updates[0])), *state.arguments()]
+        arguments = [*batch, LR, torch.tensor(float(updates[0])), math.inf, *state.arguments()]
         with torch.no_grad():
             return float(executor.run("step", arguments)[0][0])
 
